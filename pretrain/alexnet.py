@@ -1,0 +1,203 @@
+"""CaffeNet conv1…pool5, the encoder that every method learns and every task starts from.
+
+Paper 5.2 and B; protocols 1.1. Input: RGB, 0–255, minus MEAN_RGB. The state dict is exactly ten
+tensors, conv1.weight … conv5.bias, in this package, in every task and in every encoder file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pretrain.files import Failed, Missing, atomic, sha256
+
+MEAN_RGB = (123.0, 117.0, 104.0)  # protocols 2.2; Caffe's B,G,R = 104,117,123 turned round
+CROP = 227
+
+
+class LocalResponseNorm(torch.autograd.Function):
+    """Caffe's across-channel LRN, size 5, alpha 1e-4, beta 0.75, k 1 (protocols 1.1).
+
+    y = x · d^-3/4 with d = 1 + (alpha/5) · Σ x² over 5 channels. The windowed sums are slices added
+    up, which makes a training step of the trunk about twice as fast as torch's LocalResponseNorm.
+    """
+
+    SIZE, ALPHA, BETA = 5, 1e-4, 0.75
+
+    @staticmethod
+    def window_sum(x: Tensor) -> Tensor:
+        """N×C×H×W → the same shape: the sum over the 5 channels around each channel."""
+        size, channels = LocalResponseNorm.SIZE, x.shape[1]
+        padded = F.pad(x, (0, 0, 0, 0, size // 2, size // 2))
+        total = padded[:, :channels] + padded[:, 1 : 1 + channels]
+        for offset in range(2, size):
+            total += padded[:, offset : offset + channels]
+        return total
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        scale = LocalResponseNorm.ALPHA / LocalResponseNorm.SIZE
+        divisor = LocalResponseNorm.window_sum(x * x).mul_(scale).add_(1.0)
+        root = divisor.rsqrt()
+        y = x * root * root.sqrt()
+        ctx.save_for_backward(x, divisor, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, divisor, y = ctx.saved_tensors
+        root = divisor.rsqrt()
+        scale = 2 * LocalResponseNorm.BETA * LocalResponseNorm.ALPHA / LocalResponseNorm.SIZE
+        through_sum: Tensor = LocalResponseNorm.window_sum(grad * y / divisor)
+        grad_x: Tensor = grad * root * root.sqrt() - scale * x * through_sum
+        return grad_x
+
+
+def local_response_norm(x: Tensor) -> Tensor:
+    """N×C×H×W → the same shape; see LocalResponseNorm."""
+    return LocalResponseNorm.apply(x)  # type: ignore[no-any-return]
+
+
+class AlexNet(nn.Module):
+    """N×3×227×227 → N×256×6×6 (pool5), with Caffe's order, groups and ceil pooling.
+
+    The paddings differ by task (protocols 5.1: 5/1/1 for detection; 6.1: conv1_pad 100 for
+    segmentation); the ten weight tensors do not. Initialised by Caffe's fillers from torch's global
+    generator: N(0, 0.01), biases 0/1/0/1/1.
+    """
+
+    def __init__(self, *, conv1_pad: int = 0, pool1_pad: int = 0, pool2_pad: int = 0) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 96, 11, stride=4, padding=conv1_pad)
+        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
+        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
+        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
+        self.pool1_pad, self.pool2_pad = pool1_pad, pool2_pad
+        for conv, bias in zip(self.convs(), (0.0, 1.0, 0.0, 1.0, 1.0), strict=True):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)
+
+    def convs(self) -> tuple[nn.Conv2d, ...]:
+        """The five convolutions, in order."""
+        return self.conv1, self.conv2, self.conv3, self.conv4, self.conv5
+
+    def features(self, x: Tensor) -> Tensor:
+        """N×3×H×W → N×256×h×w: everything up to relu5, before pool5 (stride 16)."""
+        x = F.max_pool2d(F.relu(self.conv1(x)), 3, 2, self.pool1_pad, ceil_mode=True)
+        x = F.relu(self.conv2(local_response_norm(x)))
+        x = F.max_pool2d(x, 3, 2, self.pool2_pad, ceil_mode=True)
+        x = F.relu(self.conv3(local_response_norm(x)))
+        return F.relu(self.conv5(F.relu(self.conv4(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×3×H×W → N×256×h×w: pool5 (stride 32)."""
+        return F.max_pool2d(self.features(x), 3, 2, ceil_mode=True)
+
+
+def mean_rgb(device: torch.device | str = "cpu") -> Tensor:
+    """1×3×1×1, what is subtracted from every 0–255 RGB image."""
+    return torch.tensor(MEAN_RGB, device=device).view(1, 3, 1, 1)
+
+
+def expected_shapes() -> dict[str, tuple[int, ...]]:
+    """The ten names and shapes of an encoder's state dict."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in AlexNet().state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An encoder file, read and checked: its ten tensors, its digest and its provenance."""
+
+    path: Path
+    sha256: str
+    provenance: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """How many tensors of a built model are bit-equal to the encoder file's."""
+
+    loaded: int
+    expected: int
+
+
+def save_encoder(path: Path, trunk: AlexNet, provenance: dict[str, Any]) -> None:
+    """Write the ten tensors of `trunk` and its provenance (JSON-able) to `path`, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
+    metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_encoder(path: Path) -> Encoder:
+    """Read and check an encoder file. Nothing in it is executed.
+
+    Raises Missing when there is no file, and Failed when it is not a safetensors file, or when a
+    tensor is missing, extra, of another shape or type, or not finite; the message names each.
+    """
+    if not path.is_file():
+        raise Missing(f"{path}: no such encoder file: run `bench pretrain`, or check --encoder")
+    tensors, metadata = _read_safetensors(path)
+    if problems := _problems(tensors):
+        raise Failed(f"{path}: not a CaffeNet conv1–conv5 encoder: {'; '.join(problems)}")
+    try:
+        provenance = json.loads(metadata["provenance"])
+        provenance["method"] + provenance["supervision"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise Failed(
+            f"{path}: no provenance in its metadata, so its row has no name: "
+            "write encoders with `bench pretrain`, or pretrain.alexnet.save_encoder"
+        ) from None
+    return Encoder(path=path, sha256=sha256(path), provenance=provenance, tensors=tensors)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Exception as error:
+        raise Failed(
+            f"{path}: not a readable safetensors file ({error}); pickles are never opened: "
+            "give the encoder.safetensors that `bench pretrain` wrote"
+        ) from error
+
+
+def _problems(tensors: dict[str, Tensor]) -> list[str]:
+    expected = expected_shapes()
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in sorted(tensors) if name not in expected]
+    for name, shape in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            continue
+        if tuple(tensor.shape) != shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, not {shape}")
+        elif tensor.dtype != torch.float32:
+            problems.append(f"{name} is {tensor.dtype}, not float32")
+        elif not tensor.isfinite().all():
+            problems.append(f"{name} holds NaN or infinite values")
+    return problems
+
+
+def load_encoder(trunk: AlexNet, encoder: Encoder) -> Receipt:
+    """Copy the file's tensors into `trunk`, wherever it sits in a larger model, and count them.
+
+    Raises Failed unless all ten are bit-equal to the file afterwards.
+    """
+    trunk.load_state_dict(encoder.tensors, strict=True)
+    state = trunk.state_dict()
+    equal = sum(torch.equal(state[name].cpu(), tensor) for name, tensor in encoder.tensors.items())
+    receipt = Receipt(loaded=equal, expected=len(expected_shapes()))
+    if receipt.loaded != receipt.expected:
+        raise Failed(f"{encoder.path}: only {receipt.loaded} of {receipt.expected} tensors were loaded")
+    return receipt

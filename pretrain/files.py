@@ -1,0 +1,104 @@
+"""Files that survive a crash, and errors that name the file and the remedy."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Failed(Exception):
+    """The run cannot go on. The message is one line: the file, what is wrong, what to do."""
+
+    exit_code = 1
+
+
+class Usage(Failed):
+    """The command was called the wrong way."""
+
+    exit_code = 2
+
+
+class Missing(Failed):
+    """Data or a dependency is not there."""
+
+    exit_code = 3
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` to write; then sync it and rename it into place.
+
+    After a crash `path` holds either its old content or the whole new one. Raises Failed, naming
+    the file, when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    except RuntimeError as error:
+        # torch.save reports a full disk as a RuntimeError of its zip writer ("unexpected pos").
+        if "unexpected pos" in str(error) or "PytorchStreamWriter" in str(error):
+            raise Failed(f"{path}: could not be written (disk full?): {FREE_SPACE}") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+FREE_SPACE = "free some space and run the same command again; finished work is kept"
+
+
+def write_error(path: Path, error: OSError) -> Failed:
+    """The one-line error for a write to `path` that the system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Failed(f"{path}: disk full: {FREE_SPACE}")
+    return Failed(f"{path}: cannot be written ({error.strerror or error}): check the folder's rights")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(root: Path, paths: Iterable[Path]) -> str:
+    """Hex sha256 over the names (relative to `root`) and the bytes of `paths`, in sorted order."""
+    total = hashlib.sha256()
+    for path in sorted(paths):
+        total.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, and containers of them) to `path`, atomically."""
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What save_checkpoint wrote at `path`, on the CPU, or None when there is no such file.
+
+    Raises Failed when the file is damaged. No pickle is executed (weights_only).
+    """
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise Failed(f"{path}: damaged checkpoint: delete it to start this run over") from error
+    return state

@@ -1,0 +1,69 @@
+"""Progress on stderr: a bar on a terminal, one plain line now and then elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+LINE_SECONDS = 15.0
+
+
+def log(message: str) -> None:
+    """One line on stderr, which leaves a running bar intact. stdout is for the answer."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class Progress:
+    """Counts from `start` to `total`. Use as a context manager; call step() once per item."""
+
+    def __init__(self, name: str, *, total: int, start: int = 0) -> None:
+        self.name, self.total, self.done = name, total, start
+        self.printed = time.monotonic()
+        # disable=None: tqdm draws nothing when stderr is not a terminal.
+        self.bar = tqdm(total=total, initial=start, desc=name, disable=None, file=sys.stderr, leave=False)
+
+    def step(self, note: str = "") -> None:
+        """One item done; `note` (a loss, say) is shown beside the count."""
+        self.done += 1
+        if not self.bar.disable:
+            self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update()
+        elif time.monotonic() - self.printed >= LINE_SECONDS or self.done == self.total:
+            self.printed = time.monotonic()
+            print(f"{self.name}: {self.done}/{self.total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+
+def progress(items: Iterable[T], name: str, *, total: int) -> Iterator[T]:
+    """Yield `items` under a Progress."""
+    with Progress(name, total=total) as shown:
+        for item in items:
+            yield item
+            shown.step()
+
+
+def checkpoint_due(*, seconds: float | None = None) -> Callable[[], bool]:
+    """A function that says True when `seconds` ($BENCH_CHECKPOINT_SECONDS, or 60) have passed since it last did.
+
+    When a checkpoint is written does not change any number, so it may follow the clock.
+    """
+    every = float(os.environ.get("BENCH_CHECKPOINT_SECONDS", "60")) if seconds is None else seconds
+    last = time.monotonic()
+
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < every:
+            return False
+        last = time.monotonic()
+        return True
+
+    return due

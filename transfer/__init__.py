@@ -1,0 +1,87 @@
+"""Scores encoders: one module per task, one line each in TASKS.
+
+A task module holds
+
+- ``RECIPES``: recipe name → a frozen dataclass derived from Recipe, whose fields cite their source;
+- ``data(recipe, devkit) -> Data``: what the recipe reads there, digested; Missing when it is not there;
+- ``evaluate(encoder, recipe, devkit, *, seed, work, device) -> Outcome``: train, test, score. It keeps
+  its checkpoint in the folder `work` and continues from it, to the same numbers.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from pretrain.alexnet import Encoder, Receipt
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A protocol with its constants. Its digest is in every result, so a changed recipe shows."""
+
+    name: str
+
+    @property
+    def sha256(self) -> str:
+        """Hex sha256 over every field."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe reads: the splits ("trainval → test"), images per split, a digest of it all."""
+
+    split: str
+    images: dict[str, int]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The scores of one run, each in [0, 1] under its defined name, and the loading receipt."""
+
+    metrics: dict[str, float]
+    per_class: dict[str, float | None]
+    receipt: Receipt
+
+
+class TaskModule(Protocol):
+    """What a module named in TASKS offers."""
+
+    RECIPES: Mapping[str, Any]
+
+    def data(self, recipe: Any, devkit: Path) -> Data:
+        """Digest what `recipe` reads under `devkit`."""
+
+    def evaluate(
+        self, encoder: Encoder, recipe: Any, devkit: Path, *, seed: int, work: Path, device: torch.device
+    ) -> Outcome:
+        """Transfer, test and score."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A column of the table: the module that scores it, its headline metric, its split."""
+
+    module: str
+    metric: str
+    split: str
+
+    def load(self) -> TaskModule:
+        """The task's module, imported now (the frameworks are slow to import)."""
+        return import_module(self.module)
+
+
+TASKS = {
+    "classification": Task("transfer.classification", "map_sklearn", "VOC07 test"),
+    "detection": Task("transfer.detection", "map_11point", "VOC07 test"),
+    "segmentation": Task("transfer.segmentation", "mean_iu", "VOC12 val"),
+}

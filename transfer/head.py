@@ -1,0 +1,48 @@
+"""fc6 and fc7, freshly initialised for every transfer (paper B), as classification and detection use them."""
+
+from typing import TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+class Head(nn.Module):
+    """N×256×h×w → N×width: fc6, fc7, each with ReLU and dropout 0.5 (protocols 1.1).
+
+    Filled as CaffeNet's: N(0, 0.005), bias 1, from torch's global generator.
+    """
+
+    def __init__(self, *, side: int = 6, width: int = 4096) -> None:
+        super().__init__()
+        self.fc6 = filled(nn.Linear(256 * side * side, width), std=0.005, bias=1.0)
+        self.fc7 = filled(nn.Linear(width, width), std=0.005, bias=1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×256×h×w → N×width."""
+        x = F.dropout(F.relu(self.fc6(x.flatten(1))), 0.5, self.training)
+        return F.dropout(F.relu(self.fc7(x)), 0.5, self.training)
+
+
+def filled(layer: Layer, *, std: float, bias: float) -> Layer:
+    """`layer` with weights from N(0, std) and a constant bias: Caffe's fillers."""
+    nn.init.normal_(layer.weight, std=std)
+    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
+    return layer
+
+
+def parameter_groups(
+    model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0
+) -> list[dict[str, object]]:
+    """SGD groups as in Caffe's prototxts: biases at `bias_rate` × the rate and `bias_decay` × the decay.
+
+    Frozen parameters (requires_grad False) are left out.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    weights = [p for name, p in trained if not name.endswith("bias")]
+    biases = [p for name, p in trained if name.endswith("bias")]
+    return [
+        {"params": weights, "lr": rate, "weight_decay": decay},
+        {"params": biases, "lr": rate * bias_rate, "weight_decay": decay * bias_decay},
+    ]
