@@ -1,1 +1,60 @@
-"""Learns encoders."""
+"""Learns encoders; knows nothing of tasks or tables. One module per method, one line each in METHODS.
+
+A method's module holds
+
+- ``SUPERVISION``: the word in the table's second column;
+- ``MASKS``: the mask kinds it can be given (the first is the default), or ();
+- ``defaults(mask) -> Defaults``: the paper's budget;
+- ``build(*, mask, loss, shapes) -> Pretext``: the network that turns images into a loss.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pretrain.alexnet import AlexNet
+
+METHODS = {
+    "random": "pretrain.gaussian",
+    "autoencoder": "pretrain.autoencoder",
+    "context": "pretrain.context",
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A training budget: iterations, images per batch, Adam's learning rate."""
+
+    iterations: int
+    batch: int
+    rate: float
+
+
+class Pretext(Protocol):
+    """A torch module that owns an encoder and returns its own loss."""
+
+    encoder: AlexNet
+
+    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """N×3×227×227, mean-subtracted → the loss, a scalar."""
+
+    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+        """What to look at while it trains: some N×3×H×W, mean-subtracted, or nothing."""
+
+
+class MethodModule(Protocol):
+    """What a module named in METHODS offers."""
+
+    SUPERVISION: str
+    MASKS: tuple[str, ...]
+    defaults: Callable[[str | None], Defaults]
+    build: Callable[..., torch.nn.Module]
+
+
+def method_module(name: str) -> MethodModule:
+    """The module of a method, imported now."""
+    return import_module(METHODS[name])

@@ -1,0 +1,116 @@
+"""The context encoder (paper 3, 5.2 and B; protocols 2.1, 2.2): predict what is in the hole."""
+
+import math
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain import Defaults, masks
+from pretrain.alexnet import CROP, AlexNet
+
+Loss = Literal["l2", "l1"]
+SUPERVISION = "context"
+# The model of Table 2 was trained with random-region holes (protocols 2.2).
+MASKS = ("random-region", "random-block", "random-pattern", "central")
+
+
+def defaults(mask: str | None) -> Defaults:
+    """Paper 5.2: 100k iterations of Adam, rate 1e-3 for central holes, 1e-4 else; batch not stated."""
+    return Defaults(iterations=100_000, batch=64, rate=1e-3 if mask == "central" else 1e-4)
+
+
+def build(*, mask: str, loss: Loss, shapes: Tensor | None) -> "ContextEncoder":
+    """A context encoder; `shapes` (K×64×64 bool) are the silhouettes of random-region holes."""
+    return ContextEncoder(mask=mask, loss=loss, shapes=shapes)
+
+
+class ChannelwiseLinear(nn.Module):
+    """N×C×h×w → the same shape: every channel has its own (h·w)×(h·w) matrix (paper 3.1).
+
+    In Caffe a grouped convolution on pool5: kernel 6, 9216 outputs, 256 groups (protocols 2.1).
+    """
+
+    def __init__(self, *, channels: int = 256, places: int = 36) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, places, places) / math.sqrt(places))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, places))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        by_channel = x.flatten(2).transpose(0, 1)  # C×N×hw
+        return torch.baddbmm(self.bias, by_channel, self.weight).transpose(0, 1).view(x.shape)
+
+
+class Decoder(nn.Sequential):
+    """N×256×6×6 → N×3×227×227: five up-convolutions, 6 → 11 → 21 → 41 → 81 → 161, then resized.
+
+    Paper B, figure 9(b); kernel 5, stride 2, padding 2 gives these sizes (3, 2, 1 would too). The
+    paper puts a ReLU behind each; we leave the last one linear, as targets are mean-subtracted.
+    """
+
+    WIDTHS = (256, 128, 64, 64, 32, 3)
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip(self.WIDTHS[:-1], self.WIDTHS[1:], strict=True):
+            up = nn.ConvTranspose2d(inputs, outputs, 5, stride=2, padding=2)
+            # Each output pixel of a stride-2 up-convolution sees a quarter of the kernel.
+            nn.init.normal_(up.weight, std=math.sqrt(2 / (inputs * 25 / 4)))
+            nn.init.zeros_(up.bias)  # type: ignore[arg-type]
+            layers += [up, nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        for layer in self:
+            x = layer(x)
+        return F.interpolate(x, size=(CROP, CROP), mode="bilinear", align_corners=False)
+
+
+class ContextEncoder(nn.Module):
+    """Images → loss: the encoder sees the image with a hole, the decoder fills the hole."""
+
+    def __init__(self, *, mask: str, loss: Loss = "l2", shapes: Tensor | None = None) -> None:
+        super().__init__()
+        self.encoder = AlexNet()
+        self.bridge = ChannelwiseLinear()
+        # Paper: a stride-1 convolution spreads information across channels; its kernel is not
+        # stated, nor whether a ReLU follows; we take 1×1 and a ReLU.
+        self.mix = nn.Conv2d(256, 256, 1)
+        nn.init.kaiming_normal_(self.mix.weight)
+        self.decoder = Decoder()
+        self.loss: Loss = loss
+        draw = masks.MASKS[mask]
+        self.draw = partial(draw, shapes=shapes) if mask == "random-region" else draw
+        self.to(memory_format=torch.channels_last)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """N×3×227×227 (with holes) → N×3×227×227."""
+        code = F.dropout(self.bridge(self.encoder(images)), 0.5, self.training)
+        return self.decoder(F.relu(self.mix(code)))  # type: ignore[no-any-return]
+
+    def holes(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """N×1×227×227 bool, True = dropped."""
+        return self.draw(len(images), images.shape[-1], random)
+
+    def forward(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """N×3×227×227, mean-subtracted → the masked loss (paper eq. 1).
+
+        "Normalised masked": the mean over the dropped values. A hole is zero after the mean.
+        Paper: L2, "no significant difference" with L1; its author (issue 30): L1 only; we default
+        to L2 and offer both.
+        """
+        holes = self.holes(images, random)
+        error = self.reconstruct(images.masked_fill(holes, 0.0)) - images
+        error = error.square() if self.loss == "l2" else error.abs()
+        return (error * holes).sum() / (holes.sum() * images.shape[1])
+
+    @torch.no_grad()
+    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+        """The input, the input with its hole filled, the truth: three N×3×227×227."""
+        holes = self.holes(images, random)
+        broken = images.masked_fill(holes, 0.0)
+        return [broken, torch.where(holes, self.reconstruct(broken), images), images]

@@ -1,0 +1,35 @@
+"""The random Gaussian row of Table 2 (protocols 7.1): Caffe's fillers, and no training at all."""
+
+import torch
+from torch import Tensor, nn
+
+from pretrain import Defaults
+from pretrain.alexnet import AlexNet
+
+SUPERVISION = "initialization"
+MASKS = ()
+
+
+def defaults(mask: str | None) -> Defaults:
+    """Paper: "< 1 minute". We: no iteration."""
+    del mask
+    return Defaults(iterations=0, batch=1, rate=0.0)
+
+
+def build(*, mask: str | None, loss: str, shapes: Tensor | None) -> "Gaussian":
+    """The untrained encoder."""
+    del mask, loss, shapes
+    return Gaussian()
+
+
+class Gaussian(nn.Module):
+    """An encoder as it is initialised. It has no loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = AlexNet()
+
+    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+        """Nothing to look at."""
+        del images, random
+        return []
