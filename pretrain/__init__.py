@@ -4,7 +4,7 @@ A method's module holds
 
 - ``SUPERVISION``: the word in the table's second column;
 - ``MASKS``: the mask kinds it can be given (the first is the default), or ();
-- ``defaults(mask) -> Defaults``: the paper's budget;
+- ``defaults(mask) -> Defaults``: the paper's budget; ``TINY``: one for the embedded data;
 - ``build(*, mask, loss, shapes) -> Pretext``: the network that turns images into a loss.
 """
 
@@ -51,6 +51,7 @@ class MethodModule(Protocol):
 
     SUPERVISION: str
     MASKS: tuple[str, ...]
+    TINY: Defaults
     defaults: Callable[[str | None], Defaults]
     build: Callable[..., torch.nn.Module]
 

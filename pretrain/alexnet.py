@@ -152,7 +152,7 @@ def read_encoder(path: Path) -> Encoder:
         raise Failed(f"{path}: not a CaffeNet conv1–conv5 encoder: {'; '.join(problems)}")
     try:
         provenance = json.loads(metadata["provenance"])
-        provenance["method"] + provenance["supervision"]
+        "".join(provenance[key] for key in ("method", "variant", "supervision"))
     except (KeyError, TypeError, json.JSONDecodeError):
         raise Failed(
             f"{path}: no provenance in its metadata, so its row has no name: "

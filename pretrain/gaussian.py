@@ -8,6 +8,7 @@ from pretrain.alexnet import AlexNet
 
 SUPERVISION = "initialization"
 MASKS = ()
+TINY = Defaults(iterations=0, batch=1, rate=0.0)  # on the embedded data, without --images
 
 
 def defaults(mask: str | None) -> Defaults:

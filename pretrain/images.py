@@ -20,7 +20,7 @@ from torch import Tensor
 from pretrain.alexnet import CROP, mean_rgb
 from pretrain.files import Missing, atomic, write_text
 from pretrain.progress import log, progress
-from pretrain.randomness import generator
+from pretrain.randomness import generator, shuffled
 
 SIDE = 256
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -132,7 +132,7 @@ def batches(store: Store, *, batch: int, seed: int, start: int, stop: int, devic
     pixels = store.pixels()
 
     def read(iteration: int) -> Tensor:
-        chosen = pixels[_indices(store.images, batch=batch, seed=seed, iteration=iteration)]
+        chosen = pixels[shuffled(store.images, batch=batch, seed=seed, iteration=iteration)]
         return chosen.pin_memory() if device.type == "cuda" else chosen
 
     with ThreadPoolExecutor(1) as pool:
@@ -142,14 +142,6 @@ def batches(store: Store, *, batch: int, seed: int, start: int, stop: int, devic
             if iteration + 1 < stop:
                 ahead = pool.submit(read, iteration + 1)
             yield crop_and_mirror(raw.to(device, non_blocking=True), generator(seed, "crops", iteration, device=device))
-
-
-def _indices(images: int, *, batch: int, seed: int, iteration: int) -> Tensor:
-    """Positions iteration·batch … of the endless row of shuffled passes over the images."""
-    places = range(iteration * batch, (iteration + 1) * batch)
-    passes = {place // images for place in places}
-    orders = {p: torch.randperm(images, generator=generator(seed, "pass", p)) for p in passes}
-    return torch.stack([orders[place // images][place % images] for place in places])
 
 
 def crop_and_mirror(raw: Tensor, random: torch.Generator, *, crop: int = CROP) -> Tensor:

@@ -7,6 +7,7 @@ no saved generator state to continue with the numbers of an undisturbed one.
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def derived(seed: int, *key: str | int) -> int:
@@ -23,3 +24,11 @@ def generator(seed: int, *key: str | int, device: torch.device | str = "cpu") ->
 def reseed(seed: int, *key: str | int) -> None:
     """Seed torch's global generators (dropout draws from them) for the place `key`."""
     torch.manual_seed(derived(seed, *key))
+
+
+def shuffled(items: int, *, batch: int, seed: int, iteration: int) -> Tensor:
+    """`batch` int64 indices: places iteration·batch … of an endless row of shuffled passes over `items`."""
+    places = range(iteration * batch, (iteration + 1) * batch)
+    passes = {place // items for place in places}
+    orders = {p: torch.randperm(items, generator=generator(seed, "pass", p)) for p in passes}
+    return torch.stack([orders[place // items][place % items] for place in places])

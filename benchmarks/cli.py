@@ -1,0 +1,321 @@
+"""The `bench` command. stdout carries the answer; progress, logs and errors go to stderr.
+
+Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.files import FREE_SPACE, Failed, Missing, Usage
+
+if TYPE_CHECKING:
+    import torch  # slow to import, so imported for real only where it is used
+
+RUNS, TINY = Path("runs"), Path("data/tiny")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
+            code, answer = options.command(options)
+        if answer:
+            print(answer, end="", flush=True)
+        return int(code)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except Failed as error:
+        return _say(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        return _say(f"{error.name}: not installed: run `make install`; `bench doctor` says what is missing", 3)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _say(f"{error.filename or 'the disk'}: disk full: {FREE_SPACE}", 1)
+        raise
+
+
+def _say(message: str, code: int) -> int:
+    print(f"bench: {message}", file=sys.stderr)
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="bench", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_pretrain(commands)
+    _add_transfer(commands)
+    _add_table2(commands)
+    _add_data(commands)
+    doctor = commands.add_parser(
+        "doctor", help="say what is installed, what data is found, and how to mend what is missing"
+    )
+    doctor.add_argument("--data", type=Path, help="a folder with VOCdevkit to look at (default: $BENCH_DATA)")
+    doctor.set_defaults(command=_doctor)
+    return top
+
+
+SUMMARY = """\
+How good are the features that a pre-training learned? Table 2 of Context Encoders (CVPR 2016).
+
+  bench pretrain                      learn an encoder (default: context encoder, embedded data)
+  bench transfer --task all           score it: classification, detection, segmentation
+  bench table2 > results/table2.md    print the table of all results"""
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _add_pretrain(commands: "Commands[argparse.ArgumentParser]") -> None:
+    from pretrain import METHODS
+    from pretrain.masks import MASKS
+
+    parser = commands.add_parser(
+        "pretrain",
+        help="learn an encoder",
+        description="Train an encoder and write encoder.safetensors, with a resumable checkpoint, log.jsonl, "
+        "TensorBoard scalars and pictures beside it, under runs/pretrain/. Without --images it uses the embedded "
+        "data and a budget of minutes; with --images, the paper's. The same command goes on where it was stopped.",
+    )
+    add = parser.add_argument
+    add("--method", choices=METHODS, default="context", help="the pretext (default: context)")
+    add("--mask", choices=MASKS, help="the kind of hole, for context (default: random-region, as in Table 2)")
+    add(
+        "--images",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a folder of images, or a VOC year's folder (then its trainval); may be repeated",
+    )
+    add(
+        "--shapes",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a VOC year's folder with masks, the silhouettes of random-region holes "
+        "(default: VOC2012 in $BENCH_DATA, else the embedded data)",
+    )
+    add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
+    add("--iterations", type=_count, help="(default with --images: the paper's, 100000)")
+    add("--batch", type=_positive, help="images per iteration (default with --images: 64)")
+    add("--lr", type=float, help="Adam's learning rate (default with --images: the paper's)")
+    add("--seed", type=_count, default=0)
+    add("--label", default="", help="added to the row's name, to tell two budgets apart")
+    _add_places(parser)
+    parser.set_defaults(command=_pretrain)
+
+
+def _add_transfer(commands: "Commands[argparse.ArgumentParser]") -> None:
+    from transfer import TASKS
+
+    parser = commands.add_parser(
+        "transfer",
+        help="score an encoder on a task",
+        description="Load conv1–conv5 of an encoder into a task's network, train, test, and write "
+        "results/<recipe>/<method>/<task>-seed<k>.json. Finished results are reused, stale ones computed again, "
+        "interrupted ones go on.",
+    )
+    add = parser.add_argument
+    add("--task", choices=(*TASKS, "all"), required=True)
+    add("--encoder", type=Path, help="an encoder.safetensors (default: the one `bench pretrain` wrote last)")
+    add(
+        "--recipe",
+        choices=("tiny", "quick", "paper"),
+        default="tiny",
+        help="tiny: embedded data, minutes; quick: real VOC, cut; paper: the published protocol (default: tiny)",
+    )
+    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
+    add("--seed", type=_count, nargs="+", default=[0], help="one or more seeds (default: 0)")
+    add("--again", action="store_true", help="compute results that are finished once more")
+    add("--results", type=Path, default=Path("results"), help="where results are kept (default: results)")
+    _add_places(parser)
+    parser.set_defaults(command=_transfer)
+
+
+def _add_table2(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "table2", help="print Table 2", description="Print the table of all results on stdout."
+    )
+    parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
+    parser.add_argument("--recipe", choices=("tiny", "quick", "paper"), help="only the results of this recipe")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="where results are kept (default: results)"
+    )
+    parser.set_defaults(command=_table2)
+
+
+def _add_data(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("data", help="make, cut and check data")
+    kinds = parser.add_subparsers(required=True, metavar="KIND")
+    tiny = kinds.add_parser("tiny", help="make the embedded synthetic VOC")
+    tiny.add_argument("dir", type=Path, nargs="?", default=TINY, help=f"(default: {TINY})")
+    tiny.add_argument("--seed", type=_count, default=0)
+    tiny.set_defaults(command=_data_tiny)
+    cut = kinds.add_parser("subset", help="cut a small subset out of a real VOCdevkit")
+    cut.add_argument("source", type=Path, help="the folder that holds VOCdevkit")
+    cut.add_argument("dir", type=Path, help="where to write the subset; must not exist")
+    cut.add_argument("--images", type=_positive, default=40, help="images per split (default: 40)")
+    cut.add_argument("--seed", type=_count, default=0)
+    cut.set_defaults(command=_data_subset)
+    check = kinds.add_parser("check", help="verify a VOC tree, naming each bad file")
+    check.add_argument("dir", type=Path, help="the folder that holds VOCdevkit")
+    check.set_defaults(command=_data_check)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where work in progress is kept (default: runs)")
+    parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+Answer = tuple[int, str]
+
+
+def _pretrain(options: argparse.Namespace) -> Answer:
+    from pretrain import method_module
+    from pretrain.train import Config, pretrain
+
+    module = method_module(options.method)
+    if options.mask and options.mask not in module.MASKS:
+        raise Usage(f"--mask {options.mask}: method {options.method} takes {', '.join(module.MASKS) or 'no mask'}")
+    mask = options.mask or (module.MASKS[0] if module.MASKS else None)
+    budget = module.defaults(mask) if options.images else module.TINY
+    config = Config(
+        method=options.method,
+        mask=mask,
+        loss=options.loss,
+        seed=options.seed,
+        label=options.label,
+        iterations=budget.iterations if options.iterations is None else options.iterations,
+        batch=options.batch or budget.batch,
+        rate=options.lr or budget.rate,
+    )
+    images, shapes = options.images or [TINY / "images"], options.shapes
+    shapes = shapes or [_default_shapes()]
+    if not options.images or (mask == "random-region" and TINY in shapes[0].parents):
+        _make_tiny()
+    path = pretrain(config, images=images, shapes=shapes, runs=options.runs, device=_device(options.device))
+    return 0, f"{path}\n"
+
+
+def _default_shapes() -> Path:
+    real = Path(os.environ.get("BENCH_DATA", "")) / "VOCdevkit" / "VOC2012"
+    return real if "BENCH_DATA" in os.environ and real.is_dir() else TINY / "VOCdevkit" / "VOC2012"
+
+
+def _transfer(options: argparse.Namespace) -> Answer:
+    from benchmarks.run import transfer
+    from pretrain.alexnet import read_encoder
+    from transfer import TASKS
+
+    encoder = read_encoder(options.encoder or last_encoder(options.runs))
+    tasks = tuple(TASKS) if options.task == "all" else (options.task,)
+    data = options.data or _default_data(options.recipe)
+    paths = [
+        path
+        for seed in options.seed
+        for path in transfer(
+            encoder,
+            tasks=tasks,
+            recipe=options.recipe,
+            data=data,
+            seed=seed,
+            results=options.results,
+            runs=options.runs,
+            device=_device(options.device),
+            again=options.again,
+        )
+    ]
+    return 0, "".join(f"{path}\n" for path in paths)
+
+
+def last_encoder(runs: Path) -> Path:
+    """The encoder that `bench pretrain` wrote last. Raises Missing when there is none."""
+    pointer = runs / "pretrain" / "last"
+    if not pointer.is_file():
+        raise Missing(f"{pointer}: no encoder yet: run `bench pretrain`, or give --encoder FILE")
+    return runs / pointer.read_text().strip()
+
+
+def _default_data(recipe: str) -> Path:
+    if recipe == "tiny":
+        _make_tiny()
+        return TINY
+    if "BENCH_DATA" not in os.environ:
+        raise Missing(f"recipe {recipe} needs real VOC data: give --data DIR, or set $BENCH_DATA")
+    return Path(os.environ["BENCH_DATA"])
+
+
+def _make_tiny() -> None:
+    from benchmarks.tiny import make_tiny
+
+    make_tiny(TINY)
+
+
+def _device(name: str | None) -> "torch.device":
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Missing("--device cuda: torch sees no GPU here: leave --device out, or run `bench doctor`")
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise Usage(f"--device {name}: no such device: use cpu or cuda") from error
+
+
+def _table2(options: argparse.Namespace) -> Answer:
+    from benchmarks.table2 import report
+
+    return 0, report(options.results, recipe=options.recipe, style=options.format)
+
+
+def _data_tiny(options: argparse.Namespace) -> Answer:
+    from benchmarks.tiny import make_tiny
+
+    make_tiny(options.dir, seed=options.seed)
+    return 0, f"{options.dir}\n"
+
+
+def _data_subset(options: argparse.Namespace) -> Answer:
+    from benchmarks.data import subset
+
+    subset(options.source, options.dir, images=options.images, seed=options.seed)
+    return 0, f"{options.dir}\n"
+
+
+def _data_check(options: argparse.Namespace) -> Answer:
+    from benchmarks.data import check
+
+    problems = check(options.dir)
+    return (1, "".join(f"{problem}\n" for problem in problems)) if problems else (0, f"{options.dir}: clean\n")
+
+
+def _doctor(options: argparse.Namespace) -> Answer:
+    from benchmarks.doctor import report
+
+    text, well = report(options.data)
+    return 0 if well else 3, text

@@ -1,0 +1,69 @@
+"""Result files: one JSON per run, whose path follows from its identity and whose identity is inside."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pretrain.files import Failed, write_text
+
+SCHEMA = 1
+KEYS = {
+    "schema", "method", "variant", "task", "recipe", "data", "encoder", "receipt", "seed", "metrics", "per_class",
+    "seconds", "resumed", "peak_memory_bytes", "hardware", "versions", "commit", "dirty",
+}  # fmt: skip
+
+Result = dict[str, Any]
+
+
+def row_name(method: str, variant: str) -> str:
+    """A row's name, fit for a path. Raises Failed when an encoder's provenance holds anything else."""
+    name = "-".join(filter(None, (method, variant)))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        raise Failed(
+            f"{name!r}: not a row's name (letters, digits, '_', '.', '+', '-'): correct the encoder's provenance"
+        )
+    return name
+
+
+def result_path(results: Path, *, recipe: str, method: str, variant: str, task: str, seed: int) -> Path:
+    """results/<recipe>/<method>[-<variant>]/<task>-seed<k>.json."""
+    return results / recipe / row_name(method, variant) / f"{task}-seed{seed}.json"
+
+
+def write_result(path: Path, result: Result) -> None:
+    """Write one result, atomically, keys sorted."""
+    if missing := KEYS ^ set(result):
+        raise Failed(f"{path}: a result with missing or unknown keys: {sorted(missing)}")
+    write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Read one result and check that it is whole and lies where its identity says.
+
+    Raises Failed, naming the file, when it is damaged, of another schema, or mislabelled.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["schema"] != SCHEMA or set(result) != KEYS:
+            raise ValueError(f"schema {result['schema']}, keys {sorted(set(result) ^ KEYS)}")
+        identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
+        own = result_path(path.parents[2], recipe=result["recipe"]["name"], **identity)
+        provenance = result["encoder"]["provenance"]
+        named = (provenance["method"], provenance["variant"]) == (result["method"], result["variant"])
+        if own != path or not named:
+            raise ValueError(f"its content is that of {own}")
+    except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+        raise Failed(f"{path}: not a result file ({error}): delete it and run `bench transfer` again") from error
+    return result  # type: ignore[no-any-return]
+
+
+def read_results(results: Path) -> list[Result]:
+    """Every result under `results`, in the order of their paths."""
+    return [read_result(path) for path in sorted(results.glob("*/*/*-seed*.json"))]
+
+
+def same_run(result: Result, *, encoder: str, recipe: str, data: str) -> bool:
+    """Whether a result was made from the encoder, recipe and data with these digests (else it is stale)."""
+    found = (result["encoder"]["sha256"], result["recipe"]["sha256"], result["data"]["sha256"])
+    return found == (encoder, recipe, data)

@@ -1,0 +1,99 @@
+"""One encoder through some tasks: reuse what is finished, go on with what is not, record the rest."""
+
+import hashlib
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.data import dataset_name
+from benchmarks.results import SCHEMA, Result, read_result, result_path, same_run, write_result
+from pretrain import provenance
+from pretrain.alexnet import Encoder
+from pretrain.files import Failed
+from pretrain.progress import log
+from transfer import TASKS, Data, Outcome
+from transfer.voc import find_devkit
+
+
+def transfer(
+    encoder: Encoder, *, tasks: Sequence[str], recipe: str, data: Path, seed: int, results: Path, runs: Path,
+    device: torch.device, again: bool = False,
+) -> list[Path]:  # fmt: skip
+    """Score `encoder` on `tasks` under the recipe of that name; return the result files.
+
+    A result made from the same encoder, recipe and data is reused (unless `again`); any other at
+    its place is stale and replaced. Raises what the task raises.
+    """
+    return [
+        _run(encoder, task, recipe=recipe, data=data, seed=seed, results=results, runs=runs, device=device, again=again)
+        for task in tasks
+    ]
+
+
+def _run(
+    encoder: Encoder, task: str, *, recipe: str, data: Path, seed: int, results: Path, runs: Path,
+    device: torch.device, again: bool,
+) -> Path:  # fmt: skip
+    module, devkit = TASKS[task].load(), find_devkit(data)
+    chosen = module.RECIPES[recipe]
+    read = module.data(chosen, devkit)
+    method, variant = encoder.provenance["method"], encoder.provenance["variant"]
+    path = result_path(results, recipe=recipe, method=method, variant=variant, task=task, seed=seed)
+    if path.is_file() and not again:
+        if same_run(read_result(path), encoder=encoder.sha256, recipe=chosen.sha256, data=read.sha256):
+            log(f"{path}: finished, reused")
+            return path
+        log(f"{path}: stale (its encoder, recipe or data changed), computed again")
+    identity = f"{encoder.sha256} {chosen.sha256} {read.sha256} {seed} {device.type}"
+    work = runs / "transfer" / recipe / path.parent.name / f"{path.stem}-{_short(identity)}"
+    work.mkdir(parents=True, exist_ok=True)
+    resumed, began = any(work.iterdir()), time.monotonic()
+    outcome = module.evaluate(encoder, chosen, devkit, seed=seed, work=work, device=device)
+    if outcome.receipt.loaded != outcome.receipt.expected:
+        raise Failed(f"{encoder.path}: only {asdict(outcome.receipt)} tensors reached {task}: nothing was recorded")
+    identity_keys = {"method": method, "variant": variant, "task": task, "seed": seed}
+    result = identity_keys | _record(outcome, read, encoder, device) | {
+        "recipe": {"name": recipe, "sha256": chosen.sha256},
+        "seconds": round(time.monotonic() - began, 1),
+        "resumed": resumed,
+    }  # fmt: skip
+    result["data"]["name"] = dataset_name(data)
+    write_result(path, result)
+    shutil.rmtree(work)
+    log(f"{path}: {TASKS[task].metric} {100 * outcome.metrics[TASKS[task].metric]:.1f}")
+    return path
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _record(outcome: Outcome, data: Data, encoder: Encoder, device: torch.device) -> Result:
+    """The parts of a result that do not depend on where it is kept."""
+    head, dirty = provenance.commit()
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "data": asdict(data),
+        "encoder": {"sha256": encoder.sha256, "provenance": encoder.provenance},
+        "receipt": asdict(outcome.receipt),
+        "metrics": outcome.metrics,
+        "per_class": outcome.per_class,
+        "peak_memory_bytes": _peak_memory(device),
+        "hardware": provenance.hardware(device),
+        "versions": provenance.versions(),
+        "commit": head,
+        "dirty": dirty,
+    }
+    return record
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,215 @@
+"""Table 2 of the paper, ours beside the published numbers: a pivot of the result files.
+
+Rows of different recipes, or of different data, never share a table. Only results of recipe
+`paper` on the full official splits are set beside the published numbers.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import yaml
+
+from benchmarks.results import Result, read_results, row_name
+from pretrain.files import Missing
+from pretrain.progress import log
+from transfer import TASKS
+
+Format = Literal["markdown", "csv", "latex", "json"]
+RECIPES = ("paper", "quick", "tiny")
+FULL = {  # the official splits, without which nothing is set beside a published number
+    "classification": {"train": 5011, "test": 4952},
+    "detection": {"train": 5011, "test": 4952},
+    "segmentation": {"train": 8498, "test": 736},
+}
+NONE = "–"
+
+
+def published_rows() -> list[dict[str, Any]]:
+    """The rows of Table 2 as the paper prints them, in its order (published.yaml)."""
+    text = files("benchmarks").joinpath("published.yaml").read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = yaml.safe_load(text)["table2"]
+    return rows
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: results of one recipe and, column by column, of one set of data."""
+
+    recipe: str
+    results: list[Result]
+
+
+def sections(results: Iterable[Result]) -> list[Section]:
+    """Split results so that a column of a section holds one recipe and one set of data.
+
+    Results of a recipe that has changed since are stale: left out, and said so on stderr.
+    """
+    current, stale = [], 0
+    for result in results:
+        recipe = TASKS[result["task"]].load().RECIPES.get(result["recipe"]["name"])
+        fresh = recipe is not None and recipe.sha256 == result["recipe"]["sha256"]
+        current += [result] if fresh else []
+        stale += not fresh
+    if stale:
+        log(f"{stale} results left out: their recipe has changed since; `bench transfer` computes them again")
+    found = []
+    for recipe in RECIPES:
+        own = [result for result in current if result["recipe"]["name"] == recipe]
+        ranks = {task: _ranks(r for r in own if r["task"] == task) for task in TASKS}
+        for rank in range(max(map(len, ranks.values()))):
+            chosen = [r for r in own if ranks[r["task"]].get(r["data"]["sha256"]) == rank]
+            found += [Section(recipe, chosen)] if chosen else []
+    return found
+
+
+def _ranks(results: Iterable[Result]) -> dict[str, int]:
+    """Data digest → 0 for the one with the most results, 1 for the next, …"""
+    counts = Counter(result["data"]["sha256"] for result in results)
+    return {data: rank for rank, (data, _) in enumerate(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))}
+
+
+def is_full(results: Sequence[Result]) -> bool:
+    """Whether these are results of the whole protocol on the whole official splits."""
+    return all(r["recipe"]["name"] == "paper" and r["data"]["images"] == FULL.get(r["task"]) for r in results)
+
+
+def frame(section: Section) -> pd.DataFrame:
+    """A section as the paper's six columns; the seven rows of the paper keep their place, measured or not."""
+    known = {row["method"]: row for row in published_rows()}
+    groups: dict[tuple[int, str, str], list[Result]] = {}
+    for result in section.results:
+        place = list(known).index(result["method"]) if result["method"] in known else len(known)
+        groups.setdefault((place, _name(result, known), _budget(result)), []).append(result)
+    for place, row in enumerate(known.values()):
+        if not any(key[0] == place for key in groups):
+            groups[place, row["name"], ""] = []
+    rows = [_row(group, name, known) for (_, name, _), group in sorted(groups.items())]
+    chance = {TASKS_COLUMNS[task]: _chance(section, task) for task in TASKS}
+    return pd.DataFrame([*rows, {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE} | chance])
+
+
+TASKS_COLUMNS = {task: task.capitalize() for task in TASKS}
+
+
+def _name(result: Result, known: dict[str, dict[str, Any]]) -> str:
+    method, variant = result["method"], result["variant"]
+    name = known[method]["name"] if method in known else row_name(method, "")
+    return f"{name} ({variant})" if variant else str(name)
+
+
+def _budget(result: Result) -> str:
+    """What must agree for two results to be seeds of one row: all of the pre-training but its seed."""
+    provenance = result["encoder"]["provenance"]
+    keys = ("iterations", "batch", "rate", "loss", "mask", "label", "dataset")
+    return json.dumps([provenance.get(key) for key in keys], sort_keys=True)
+
+
+def _row(group: list[Result], name: str, known: dict[str, dict[str, Any]]) -> dict[str, str]:
+    published = known.get(group[0]["method"]) if group else next(r for r in known.values() if r["name"] == name)
+    supervision = published["supervision"] if published else group[0]["encoder"]["provenance"]["supervision"]
+    cells = {}
+    for task, column in TASKS_COLUMNS.items():
+        own = [r for r in group if r["task"] == task]
+        cells[column] = spread([100 * r["metrics"][TASKS[task].metric] for r in own])
+        if own and published and is_full(own) and published[task] is not None:
+            cells[column] += f" / {published[task]:.1f}"
+    return {"Method": name, "Supervision": supervision, "Pre-training time": _time(group)} | cells
+
+
+def spread(values: Sequence[float]) -> str:
+    """Percentages as "mean ± standard deviation (n)"; the deviation is the sample's, so n = 1 has none."""
+    if not values:
+        return NONE
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.1f} (1)"
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f"{mean:.1f} ± {deviation:.1f} ({len(values)})"
+
+
+def _time(group: list[Result]) -> str:
+    if not group:
+        return NONE
+    provenances = [result["encoder"]["provenance"] for result in group]
+    iterations, seconds = provenances[0].get("iterations"), max(p.get("seconds") or 0.0 for p in provenances)
+    if not iterations:
+        return "none"
+    time = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else "< 1 min"
+    return f"{time} ({iterations:,} it.)"
+
+
+def _chance(section: Section, task: str) -> str:
+    values = [100 * r["metrics"][f"chance_{TASKS[task].metric}"] for r in section.results if r["task"] == task]
+    return f"{sum(values) / len(values):.1f}" if values else NONE
+
+
+def report(results: Path, *, recipe: str | None, style: Format) -> str:
+    """The tables in `style`, ending in a newline. Raises Missing when there is no result to print."""
+    chosen = [s for s in sections(read_results(results)) if recipe in (None, s.recipe)]
+    if not chosen:
+        raise Missing(
+            f"{results}: no results{f' of recipe {recipe}' if recipe else ''}: run `bench transfer --task all`"
+        )
+    if style == "markdown":
+        return "\n".join([*map(markdown, chosen), _published_markdown()])
+    table = pd.concat([frame(s).assign(Recipe=s.recipe, Data=_data(s)) for s in chosen], ignore_index=True)
+    if style == "csv":
+        return table.to_csv(index=False)
+    if style == "latex":
+        return str(table.to_latex(index=False, escape=True))
+    return json.dumps(table.to_dict(orient="records"), indent=1, ensure_ascii=False) + "\n"
+
+
+def markdown(section: Section) -> str:
+    """One section: a heading, what it is, the table, the conditions."""
+    full = is_full(section.results)
+    what = "ours / published" if full else "not comparable with the published numbers"
+    lines = [
+        f"## Table 2, recipe `{section.recipe}` ({what})",
+        "",
+        f"Mean ± standard deviation over seeds (number of seeds), percent. Data: {_data(section)}.",
+        "",
+        frame(section).to_markdown(index=False, disable_numparse=True),
+        "",
+        *(f"- {line}" for line in _conditions(section)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data(section: Section) -> str:
+    """ "classification VOC trainval → test, 5011 + 4952 images; …" """
+    described = {}
+    for result in section.results:
+        data = result["data"]
+        counts = f"{data['images']['train']} + {data['images']['test']} images"
+        described[result["task"]] = f"{result['task']} {data['name']} {data['split']}, {counts}"
+    return "; ".join(described[task] for task in TASKS if task in described)
+
+
+def _conditions(section: Section) -> list[str]:
+    hardware = sorted({r["hardware"] for r in section.results})
+    commits = sorted({r["commit"][:10] + (" with local changes" if r["dirty"] else "") for r in section.results})
+    metrics = "; ".join(f"{task}: {TASKS[task].metric}, {TASKS[task].split}" for task in TASKS)
+    return [f"Metrics: {metrics}.", f"Transfer on: {'; '.join(hardware)}. Code: {', '.join(commits)}."]
+
+
+def _published_markdown() -> str:
+    columns = {"name": "Method", "supervision": "Supervision", "time": "Pre-training time"} | TASKS_COLUMNS
+    rows = [{c: row[k] if row[k] is not None else NONE for k, c in columns.items()} for row in published_rows()]
+    table = pd.DataFrame(rows).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
+    return "\n".join(
+        [
+            "## Table 2 as published (Pathak et al., CVPR 2016)",
+            "",
+            table.to_markdown(index=False, disable_numparse=True),
+            "",
+        ]
+    )

@@ -1,0 +1,280 @@
+"""VOC07 classification (Table 2, column 1; paper 5.2.1; protocols 4): random crops in training, 10 in testing.
+
+`bench transfer --task classification`. The public code of the co-author (philkr/voc-classification,
+"VC" below) is the protocol; `quick` and `tiny` are the same with smaller numbers.
+"""
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve
+from torch import Tensor, nn
+
+from pretrain.alexnet import AlexNet, Encoder, Receipt, load_encoder, mean_rgb
+from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
+from pretrain.progress import Progress, checkpoint_due, progress
+from pretrain.randomness import generator, reseed, shuffled
+from transfer import Data, Outcome, voc
+from transfer import Recipe as BaseRecipe
+from transfer.head import Head, filled, parameter_groups
+
+Labels = np.ndarray[tuple[int, int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(BaseRecipe):
+    """The protocol's constants (protocols 4.1 throughout)."""
+
+    year: str = "VOC2007"
+    train_split: str = "trainval"  # 5,011 images
+    test_split: str = "test"  # 4,952 images
+    train_images: int | None = None  # None: all; else that many, evenly spaced
+    test_images: int | None = None
+    crop: int = 227
+    scale: tuple[float, float] = (0.5, 2.0)  # of the crop's side, capped by the image's shorter side
+    batch: int = 16
+    iterations: int = 80_000
+    rate: float = 1e-3
+    rate_factor: float = 0.5  # every rate_step iterations
+    rate_step: int = 10_000
+    momentum: float = 0.9
+    decay: float = 1e-6
+    bias_rate: float = 2.0  # times the rate
+    bias_decay: float = 1.0  # times the decay
+    clip: float = 10.0  # of the global gradient norm
+    width: int = 4096  # of fc6 and fc7
+    crops: int = 10  # per test image, from the training distribution
+
+
+RECIPES = {
+    "paper": Recipe(name="paper"),
+    # Real VOC, about 4 minutes on two CPU cores.
+    "quick": Recipe(name="quick", train_images=1600, test_images=800, iterations=700, rate=5e-3, rate_step=250,
+                    width=1024),
+    # The embedded data, about 80 seconds on two CPU cores.
+    "tiny": Recipe(name="tiny", iterations=260, rate=5e-3, rate_step=100, width=512, crops=4),
+}  # fmt: skip
+
+
+class Classifier(nn.Module):
+    """N×3×227×227 → N×20 scores before the sigmoid: AlexNet to pool5, fc6, fc7, fc8."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.trunk = AlexNet()
+        side = (recipe.crop - 35) // 32  # 227 → 6
+        self.head = Head(side=side, width=recipe.width)
+        # VC: the output layer is N(0, 0.01) with bias 0.1.
+        self.fc8 = filled(nn.Linear(recipe.width, len(voc.CLASSES)), std=0.01, bias=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return self.fc8(self.head(self.trunk(x)))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split: their folder (…/VOC2007), their ids, and labels (images×20; see voc.presence)."""
+
+    year: Path
+    ids: list[str]
+    labels: Labels
+
+    def image(self, index: int) -> Tensor:
+        """3×H×W uint8. Raises Missing or Failed, naming the file."""
+        pixels = voc.read_image(voc.image_path(self.year, self.ids[index]))
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _ids(recipe: Recipe, devkit: Path) -> tuple[list[str], list[str]]:
+    """The training and test ids."""
+    year = devkit / recipe.year
+    train = voc.at_most(voc.image_set(year, "Main", recipe.train_split), recipe.train_images)
+    return train, voc.at_most(voc.image_set(year, "Main", recipe.test_split), recipe.test_images)
+
+
+def _split(year: Path, ids: list[str]) -> Split:
+    return Split(year, ids, voc.presence(voc.read_annotation(voc.annotation_path(year, name)) for name in ids))
+
+
+def data(recipe: Recipe, devkit: Path) -> Data:
+    """Digest the lists, images and XML of both splits. Raises Missing, naming what is not there."""
+    (train, test), year = _ids(recipe, devkit), devkit / recipe.year
+    paths = {path(year, name) for name in (*train, *test) for path in (voc.image_path, voc.annotation_path)}
+    lists = {year / "ImageSets" / "Main" / f"{split}.txt" for split in (recipe.train_split, recipe.test_split)}
+    counts = {"train": len(train), "test": len(test)}
+    return Data(f"{recipe.train_split} → {recipe.test_split}", counts, digest(devkit, paths | lists))
+
+
+def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Outcome:
+    """Fine-tune all layers on the training split and score the test split.
+
+    metrics: map_sklearn (the headline: VC's call, today's step-wise sum), map_trapezoid (what that
+    call meant before scikit-learn 0.19), map_11point, each over `crops` crops; map_sklearn_1crop;
+    chance_map_sklearn (of a random ranking: the share of positives). Raises Failed when the loss is
+    no longer finite or a file cannot be read whole.
+    """
+    train, test = (_split(devkit / recipe.year, ids) for ids in _ids(recipe, devkit))
+    model, receipt = build(encoder, recipe, seed=seed, device=device)
+    _train(model, train, recipe, seed=seed, work=work)
+    scores = _score(model, test, recipe, seed=seed)
+    return _outcome(scores, test.labels, receipt)
+
+
+def build(encoder: Encoder, recipe: Recipe, *, seed: int, device: torch.device) -> tuple[Classifier, Receipt]:
+    """A classifier with the encoder's weights and a fresh head, and the receipt for the ten tensors."""
+    reseed(seed, "classification", "head")
+    model = Classifier(recipe)
+    receipt = load_encoder(model.trunk, encoder)
+    return model.to(device), receipt
+
+
+def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: Path) -> None:
+    """Fine-tune in place, from the checkpoint in `work` if there is one."""
+    groups = parameter_groups(
+        model, rate=recipe.rate, decay=recipe.decay, bias_rate=recipe.bias_rate, bias_decay=recipe.bias_decay
+    )
+    optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    start = _resume(model, optimizer, work)
+    if start == recipe.iterations:
+        return
+    images, labels = _decode(split), torch.from_numpy(split.labels)
+    device, due = next(model.parameters()).device, checkpoint_due()
+    model.train()
+    with Progress("classification: train", total=recipe.iterations, start=start) as shown:
+        for iteration in range(start, recipe.iterations):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * recipe.rate_factor ** (iteration // recipe.rate_step)
+            reseed(seed, "classification", iteration)
+            chosen = shuffled(len(images), batch=recipe.batch, seed=seed, iteration=iteration)
+            crops = random_crops([images[i].to(device) for i in chosen], recipe, generator(seed, "crops", iteration))
+            loss = _step(model, optimizer, crops, labels[chosen].to(device), recipe)
+            if not math.isfinite(loss):
+                raise Failed(f"classification: the loss is {loss} at iteration {iteration + 1}: these features "
+                             f"blow up under recipe {recipe.name}; nothing was recorded")  # fmt: skip
+            if due() or iteration + 1 == recipe.iterations:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                save_checkpoint(work / "checkpoint.pt", state | {"iteration": iteration + 1})
+            shown.step(f"loss {loss:.3f}")
+
+
+def _resume(model: Classifier, optimizer: torch.optim.Optimizer, work: Path) -> int:
+    """Load the checkpoint in `work`, if any; the iterations it has behind it."""
+    saved = load_checkpoint(work / "checkpoint.pt")
+    if saved is None:
+        return 0
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["iteration"])
+
+
+def _step(model: Classifier, optimizer: torch.optim.Optimizer, crops: Tensor, labels: Tensor, recipe: Recipe) -> float:
+    loss = multilabel_loss(model(crops), labels)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _decode(split: Split) -> list[Tensor]:
+    """All images, decoded once, 3×H×W uint8."""
+    with ThreadPoolExecutor() as pool:
+        count = range(len(split.ids))
+        return list(progress(pool.map(split.image, count), "classification: decode", total=len(count)))
+
+
+def multilabel_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """N×20 scores and labels (1, 0 ambiguous, -1) → the summed sigmoid cross-entropy / N (protocols 4.1)."""
+    each = F.binary_cross_entropy_with_logits(scores, (labels > 0).float(), reduction="none")
+    return (each * (labels != 0)).sum() / len(scores)
+
+
+def random_crops(images: Sequence[Tensor], recipe: Recipe, random: torch.Generator) -> Tensor:
+    """n images 3×H×W uint8, of any sizes → n×3×crop×crop float, mean-subtracted; one crop of each.
+
+    VC's sampler (protocols 4.1): scale s ~ U(min(0.5, m), m) with m = min(2, H/227, W/227), a square
+    window of side 227·s at a uniform position, mirrored with chance 1/2, bilinear, no aspect change.
+    """
+    crop, device = recipe.crop, images[0].device
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.float64)  # n×(H, W)
+    largest = (sizes.amin(1) / crop).clamp(max=recipe.scale[1])
+    smallest = largest.clamp(max=recipe.scale[0])
+    draw = torch.rand(4, len(images), dtype=torch.float64, generator=random)
+    window = crop * (smallest + draw[0] * (largest - smallest))
+    top_left = draw[1:3].T * (sizes - window[:, None])
+    mirror = torch.where(draw[3] < 0.5, -1.0, 1.0).double()
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    margins = [(0, width - image.shape[2], 0, height - image.shape[1]) for image in images]
+    padded = torch.cat(
+        [F.pad(image[None].float(), m, mode="replicate") for image, m in zip(images, margins, strict=True)]
+    )
+    # affine_grid's frame: -1 and 1 are the padded image's outer edges (align_corners=False).
+    full = torch.tensor([height, width], dtype=torch.float64)
+    centre = (top_left + window[:, None] / 2) / full * 2 - 1
+    extent = window[:, None] / full
+    theta = torch.zeros(len(images), 2, 3, dtype=torch.float64)
+    theta[:, 0, 0], theta[:, 0, 2] = extent[:, 1] * mirror, centre[:, 1]
+    theta[:, 1, 1], theta[:, 1, 2] = extent[:, 0], centre[:, 0]
+    grid = F.affine_grid(theta.float().to(device), [len(images), 3, crop, crop], align_corners=False)
+    return F.grid_sample(padded, grid, padding_mode="border", align_corners=False) - mean_rgb(device)
+
+
+@torch.no_grad()
+def _score(model: Classifier, split: Split, recipe: Recipe, *, seed: int) -> Tensor:
+    """images×crops×20: the score of every crop of every test image."""
+    model.eval()
+    device, count, rows = next(model.parameters()).device, len(split.ids), []
+    with ThreadPoolExecutor(2) as pool:
+        images = pool.map(split.image, range(count))
+        for index, image in enumerate(progress(images, "classification: test", total=count)):
+            crops = random_crops([image.to(device)] * recipe.crops, recipe, generator(seed, "test", index))
+            rows.append(model(crops).cpu())
+    return torch.stack(rows)
+
+
+def _outcome(scores: Tensor, labels: Labels, receipt: Receipt) -> Outcome:
+    summed, single = scores.sum(1).double().numpy(), scores[:, 0].double().numpy()
+    by_name = {
+        "map_sklearn": average_precisions(summed, labels, metric="sklearn"),
+        "map_trapezoid": average_precisions(summed, labels, metric="trapezoid"),
+        "map_11point": average_precisions(summed, labels, metric="11point"),
+        "map_sklearn_1crop": average_precisions(single, labels, metric="sklearn"),
+        "chance_map_sklearn": average_precisions(summed, labels, metric="chance"),
+    }
+    means = {name: float(np.mean([v for v in values if v is not None])) for name, values in by_name.items()}
+    per_class = dict(zip(voc.CLASSES, by_name["map_sklearn"], strict=True))
+    return Outcome(metrics=means, per_class=per_class, receipt=receipt)
+
+
+def average_precisions(scores: voc.Floats, labels: Labels, *, metric: str) -> list[float | None]:
+    """images×20 scores and labels → the AP of each class, None where it has no positive image.
+
+    Ambiguous images (label 0) are left out. VC breaks ties against the positives by taking 1e-5 off
+    their scores. `metric`: sklearn, trapezoid, 11point, or chance (the share of positives).
+    """
+    result: list[float | None] = []
+    for column in range(labels.shape[1]):
+        counted = labels[:, column] != 0
+        true = labels[counted, column] > 0
+        score = scores[counted, column] - 1e-5 * true
+        result.append(_average_precision(score, true, metric) if true.any() else None)
+    return result
+
+
+def _average_precision(score: voc.Floats, true: np.ndarray[tuple[int], np.dtype[np.bool_]], metric: str) -> float:
+    if metric == "sklearn":
+        return float(average_precision_score(true, score))
+    if metric == "trapezoid":
+        precision, recall, _ = precision_recall_curve(true, score)
+        return float(auc(recall, precision))
+    if metric == "11point":
+        return voc.ap_11point(*voc.precision_recall(score, true, int(true.sum())))
+    return float(true.mean())

@@ -1,0 +1,183 @@
+"""VOC07 detection (Table 2, column 2): Fast R-CNN, trained on multiple scales, tested on one.
+
+protocols 5.1 (FR is rbgirshick/fast-rcnn) and 5.2.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.utils.events import EventStorage
+from PIL import Image
+
+from pretrain.alexnet import Encoder, load_encoder
+from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
+from pretrain.progress import Progress, checkpoint_due, log, progress
+from pretrain.randomness import generator, reseed
+from transfer import Data, Outcome, voc
+from transfer.detections import Detections, average_precision, chance, joined, limited, suppressed
+from transfer.fast_rcnn import STRIDE, Example, Recipe, build, model_input, target_statistics
+from transfer.head import parameter_groups
+from transfer.proposals import SelectiveSearch, proposals
+
+CACHE = Path("runs/proposals")
+
+PAPER = Recipe(
+    name="paper",
+    year="VOC2007", train_split="trainval", test_split="test", train_images=None, test_images=None,
+    search=SelectiveSearch(mode="fast", side=None, least=20, most=2000),
+    train_sides=(480, 576, 688, 864, 1200), train_longest=2000, test_side=600, test_longest=1000,
+    iterations=150_000, rate=1e-3, rate_every=50_000, rate_factor=0.1, momentum=0.9, decay=5e-4,
+    freeze_conv1=False,
+    images_per_batch=2, rois_per_image=64, foreground_fraction=0.25, foreground_overlap=0.5, background_overlap=0.1,
+    smooth_l1_beta=1.0, head_width=4096, nms=0.3, most_per_image=100, most_per_class=40,
+)  # fmt: skip
+RECIPES = {"paper": PAPER}
+
+
+def data(recipe: Recipe, devkit: Path) -> Data:
+    """Digest the split lists, images and annotations that `recipe` reads."""
+    year, paths, counts = devkit / recipe.year, [], {}
+    for role, split, count in splits(recipe):
+        ids = voc.at_most(voc.image_set(year, "Main", split), count)
+        counts[role] = len(ids)
+        paths += [where(year, i) for i in ids for where in (voc.image_path, voc.annotation_path)]
+        paths.append(year / "ImageSets" / "Main" / f"{split}.txt")
+    return Data(f"{recipe.train_split} → {recipe.test_split}", counts, digest(devkit, set(paths)))
+
+
+def splits(recipe: Recipe) -> tuple[tuple[str, str, int | None], ...]:
+    """(role, split, how many images at most) for training and testing."""
+    return ("train", recipe.train_split, recipe.train_images), ("test", recipe.test_split, recipe.test_images)
+
+
+def examples(recipe: Recipe, devkit: Path, split: str, count: int | None, *, cache: Path) -> list[Example]:
+    """The images of a split, checked against their annotations, with proposals."""
+    year = devkit / recipe.year
+    ids = voc.at_most(voc.image_set(year, "Main", split), count)
+    images = [voc.image_path(year, i) for i in ids]
+    annotations = [read_checked(image, voc.annotation_path(year, i)) for image, i in zip(images, ids, strict=True)]
+    boxes = proposals(images, recipe.search, cache=cache)
+    return [Example(*parts) for parts in zip(images, annotations, boxes, strict=True)]
+
+
+def read_checked(image: Path, xml: Path) -> voc.Annotation:
+    """Read `xml`; Failed when it speaks of another size than the image has."""
+    annotation = voc.read_annotation(xml)
+    try:
+        with Image.open(image) as opened:
+            width, height = opened.size
+    except OSError:
+        height, width = voc.read_image(image).shape[:2]  # raises, naming file and remedy
+    if (annotation.width, annotation.height) != (width, height):
+        raise Failed(
+            f"{xml}: says {annotation.width}×{annotation.height}, {image.name} is {width}×{height}: correct the file"
+        )
+    return annotation
+
+
+def batch(train: Sequence[Example], recipe: Recipe, seed: int, iteration: int) -> list[dict[str, Any]]:
+    """The images of an iteration: consecutive in a new order of all images and their mirrors each epoch."""
+    size = recipe.images_per_batch
+    epoch, place = divmod(iteration, max(1, 2 * len(train) // size))
+    order = torch.randperm(2 * len(train), generator=generator(seed, "detection", "epoch", epoch))
+    draw = generator(seed, "detection", "scale", iteration)
+    scales = torch.randint(len(recipe.train_sides), (size,), generator=draw)
+    inputs = []
+    for pick, scale in zip(order[place * size : (place + 1) * size].tolist(), scales.tolist(), strict=True):
+        flipped, index = divmod(pick, len(train))
+        side = recipe.train_sides[scale]
+        inputs.append(model_input(train[index], side=side, longest=recipe.train_longest, flipped=bool(flipped))[0])
+    return inputs
+
+
+def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work: Path, run: str) -> None:
+    """Train `model`, continuing from the checkpoint in `work`."""
+    groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay)
+    optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    start, path, due = resume(model, optimizer, work / "checkpoint.pt", run), work / "checkpoint.pt", checkpoint_due()
+    read = partial(batch, train, recipe, seed)
+    model.train()
+    with Progress("detection: train", total=recipe.iterations, start=start) as shown, ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, start)
+        for i in range(start, recipe.iterations):
+            inputs, ahead = ahead.result(), reader.submit(read, i + 1)
+            reseed(seed, "detection", i)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * recipe.rate_factor ** (i // recipe.rate_every)
+            with EventStorage(i):
+                loss = sum(model(inputs).values())
+            if not loss.isfinite():
+                raise Failed(f"detection: loss is {loss.item()} at iteration {i}: is the encoder's scale sane?")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            shown.step(f"loss {loss.item():.3f}")
+            if due() or i + 1 == recipe.iterations:
+                state = {"run": run, "done": i + 1, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                save_checkpoint(path, state)
+
+
+def resume(model: Any, optimizer: torch.optim.Optimizer, path: Path, run: str) -> int:
+    """Load the checkpoint of this very run, if there is one; the number of iterations done."""
+    state = load_checkpoint(path)
+    if state is None:
+        return 0
+    if state["run"] != run:
+        log(f"{path}: of another run (encoder, recipe or seed): starting over")
+        return 0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["done"])
+
+
+@torch.no_grad()
+def detect(model: Any, test: Sequence[Example], recipe: Recipe) -> Detections:
+    """Detections in all images of `test`: FR's two limits on candidates, then NMS."""
+    model.eval()
+    found = []
+    for index, example in enumerate(progress(test, "detection: test", total=len(test))):
+        inputs, scale = model_input(example, side=recipe.test_side, longest=recipe.test_longest)
+        inputs["proposals"] = distinct(inputs["proposals"])
+        out = model.inference([inputs], do_postprocess=False)[0].to("cpu")
+        images, labels = np.full(len(out), index), out.pred_classes.numpy()
+        boxes = (out.pred_boxes.tensor / scale).double().numpy()
+        found.append(Detections(images, labels, out.scores.double().numpy(), boxes))
+    # Released code: scores are written with three decimals before the AP is computed; we keep them whole.
+    best = limited(joined(found), recipe.most_per_class * len(test))
+    return suppressed(best, nms=model.roi_heads.box_predictor.test_nms_thresh)
+
+
+def distinct(given: Any) -> Any:
+    """One of all proposals that are the same after rounding to the feature map's cells, as in FR."""
+    cells = (given.proposal_boxes.tensor / STRIDE).round().numpy()
+    return given[torch.from_numpy(np.sort(np.unique(cells, axis=0, return_index=True)[1]))]
+
+
+def evaluate(
+    encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device, cache: Path = CACHE
+) -> Outcome:
+    """Train on the train split, then score the test split; the images' proposals are kept in `cache`.
+
+    map_11point and map_area: the mean over the classes of per_class with an object to find.
+    chance_map_11point: see transfer.detections.chance.
+    """
+    train, test = (examples(recipe, devkit, split, count, cache=cache) for _, split, count in splits(recipe))
+    means, stds = target_statistics(train, overlap=recipe.foreground_overlap)
+    model = build(recipe, means=means, stds=stds, seed=seed)
+    receipt = load_encoder(model.backbone.trunk, encoder)
+    fit(model.to(device), train, recipe, seed=seed, work=work, run=f"{encoder.sha256} {recipe.sha256} {seed}")
+    found, truths = detect(model, test, recipe), [example.annotation for example in test]
+    aps = average_precision(found, truths)
+    known = [ap for ap in aps.values() if ap]
+    if not known:
+        raise Failed(f"{devkit / recipe.year}: {recipe.test_split} shows no object but difficult ones: list others")
+    eleven, area = np.mean(known, axis=0)
+    guessed = chance(found, truths, seed=seed)
+    metrics = {"map_11point": float(eleven), "map_area": float(area), "chance_map_11point": guessed}
+    return Outcome(metrics, {name: ap[0] if ap else None for name, ap in aps.items()}, receipt)

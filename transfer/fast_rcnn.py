@@ -1,0 +1,209 @@
+"""Fast R-CNN of detectron2 on the encoder: its constants, its model, what the model takes.
+
+protocols 5.1 and 5.2; FR is rbgirshick/fast-rcnn. Boxes are those of transfer.voc, and detectron2's:
+x2, y2 exclusive, so that overlaps are VOC's. Released code (FR): inclusive x2, y2 with "+1" in overlaps
+and RoI pooling, without it in box targets; we differ by that one pixel in pooling and targets.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import Backbone, GeneralizedRCNN, StandardROIHeads
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.matcher import Matcher
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+import transfer
+from pretrain.alexnet import MEAN_RGB, AlexNet
+from pretrain.randomness import reseed
+from transfer import voc
+from transfer.head import Head
+from transfer.proposals import SelectiveSearch
+
+CLASSES = len(voc.CLASSES)
+STRIDE = 16
+DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # box targets are standardised by Predictor, not by fixed weights
+
+
+@dataclass(frozen=True)
+class Recipe(transfer.Recipe):
+    """Fast R-CNN's constants. Every field: protocols 5.1 [C FR], except where it says otherwise."""
+
+    year: str  # VOC2007
+    train_split: str  # trainval; difficult objects are trained on
+    test_split: str
+    train_images: int | None  # of the split, evenly spaced; None: all
+    test_images: int | None
+    search: SelectiveSearch
+    train_sides: tuple[int, ...]  # shorter side, drawn per image; 5.1 multiscale.yml, 5.2 multi-scale train
+    train_longest: int
+    test_side: int  # 5.2: single-scale test
+    test_longest: int
+    iterations: int  # 5.2: 150k
+    rate: float
+    rate_every: int  # 5.2: x0.1 every 50k
+    rate_factor: float
+    momentum: float
+    decay: float
+    freeze_conv1: bool
+    images_per_batch: int
+    rois_per_image: int
+    foreground_fraction: float
+    foreground_overlap: float
+    background_overlap: float  # RoIs with less are not drawn
+    smooth_l1_beta: float  # sigma 1
+    head_width: int  # fc6, fc7: 1.1
+    nms: float
+    most_per_image: int  # candidates of one class in one image, before NMS
+    most_per_class: int  # times the number of test images: candidates of one class, before NMS
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its objects and its proposals (n×4)."""
+
+    image: Path
+    annotation: voc.Annotation
+    proposals: voc.Floats
+
+
+class Trunk(Backbone):  # type: ignore[misc]
+    """The encoder's conv1…relu5 as a detectron2 backbone. Keys of `trunk` stay those of the encoder file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = AlexNet(conv1_pad=5, pool1_pad=1, pool2_pad=1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """N×3×H×W → N×256×h×w, under the name conv5."""
+        return {"conv5": self.trunk.features(x.contiguous(memory_format=torch.channels_last))}
+
+    def output_shape(self) -> dict[str, Any]:
+        """Channels and stride of conv5."""
+        return {"conv5": ShapeSpec(channels=256, stride=STRIDE)}
+
+
+class Predictor(FastRCNNOutputLayers):  # type: ignore[misc]
+    """detectron2's output layers, with FR's per-class standardised targets and limits per class."""
+
+    def __init__(self, *, means: Tensor, stds: Tensor, most_per_image: int, **constants: Any) -> None:
+        super().__init__(**constants)
+        self.most_per_image = most_per_image
+        self.register_buffer("means", means, persistent=False)  # 20×4
+        self.register_buffer("stds", stds, persistent=False)
+
+    def box_reg_loss(self, proposal_boxes: Tensor, gt_boxes: Tensor, deltas: Tensor, labels: Tensor) -> Tensor:
+        """Smooth L1 summed over the four coordinates, divided by the number of RoIs."""
+        chosen = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
+        of = labels[chosen]
+        targets = self.box2box_transform.get_deltas(proposal_boxes[chosen], gt_boxes[chosen])
+        targets = (targets - self.means[of]) / self.stds[of]
+        predicted = deltas.view(-1, self.num_classes, 4)[chosen, of]
+        loss = F.smooth_l1_loss(predicted, targets, beta=self.smooth_l1_beta, reduction="sum")
+        return loss / max(labels.numel(), 1)
+
+    def predict_boxes(self, predictions: tuple[Tensor, Tensor], given: list[Any]) -> Any:
+        """Boxes of every class, from un-normalised predictions."""
+        scores, deltas = predictions
+        return super().predict_boxes((scores, deltas * self.stds.flatten() + self.means.flatten()), given)
+
+    def inference(self, predictions: tuple[Tensor, Tensor], given: list[Any]) -> Any:
+        """Each image's best `most_per_image` candidates of each class, clipped, not yet suppressed.
+
+        FR counts its limit per class over the whole image set before NMS; so NMS waits until then.
+        """
+        kept = []
+        for scores in self.predict_probs(predictions, given):
+            best = scores.topk(min(self.most_per_image, len(scores)), dim=0)
+            kept.append(torch.full_like(scores, -1.0).scatter(0, best.indices, best.values))
+        boxes, sizes = self.predict_boxes(predictions, given), [g.image_size for g in given]
+        return fast_rcnn_inference(boxes, kept, sizes, score_thresh=0.0, nms_thresh=1.0, topk_per_image=-1)
+
+
+def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int) -> Any:
+    """A GeneralizedRCNN with fresh heads; its encoder sits at .backbone.trunk."""
+    reseed(seed, "detection", "init")
+    predictor = Predictor(
+        means=means,
+        stds=stds,
+        most_per_image=recipe.most_per_image,
+        input_shape=ShapeSpec(channels=recipe.head_width),
+        box2box_transform=Box2BoxTransform(weights=DELTA_WEIGHTS),
+        num_classes=CLASSES,
+        test_nms_thresh=recipe.nms,
+        smooth_l1_beta=recipe.smooth_l1_beta,
+    )
+    overlaps = [recipe.background_overlap, recipe.foreground_overlap]
+    heads = StandardROIHeads(
+        box_in_features=["conv5"],
+        box_pooler=ROIPooler(output_size=6, scales=(1 / STRIDE,), sampling_ratio=0, pooler_type="ROIPool"),
+        box_head=Head(width=recipe.head_width),
+        box_predictor=predictor,
+        num_classes=CLASSES,
+        batch_size_per_image=recipe.rois_per_image,
+        positive_fraction=recipe.foreground_fraction,
+        proposal_matcher=Matcher(overlaps, [-1, 0, 1], allow_low_quality_matches=False),
+        proposal_append_gt=True,
+    )
+    model = GeneralizedRCNN(
+        backbone=Trunk(), proposal_generator=None, roi_heads=heads, pixel_mean=MEAN_RGB, pixel_std=(1.0, 1.0, 1.0)
+    )
+    model.backbone.trunk.conv1.requires_grad_(not recipe.freeze_conv1)
+    return model
+
+
+def target_statistics(train: Sequence[Example], *, overlap: float) -> tuple[Tensor, Tensor]:
+    """20×4, 20×4: mean and standard deviation of the box targets of each class, with flips."""
+    transform = Box2BoxTransform(weights=DELTA_WEIGHTS)
+    count, total, squares = np.zeros((CLASSES, 1)), np.zeros((CLASSES, 4)), np.zeros((CLASSES, 4))
+    for example in train:
+        truth = example.annotation
+        if not len(truth.boxes):
+            continue
+        boxes = np.concatenate([truth.boxes, example.proposals])
+        shared = voc.overlaps(boxes, truth.boxes)
+        near, chosen = shared.argmax(1), shared.max(1) >= overlap
+        source, target = (torch.from_numpy(b) for b in (boxes[chosen], truth.boxes[near[chosen]]))
+        deltas, labels = transform.get_deltas(source, target).numpy(), truth.labels[near[chosen]]
+        np.add.at(count, labels, 1)
+        np.add.at(total, labels, deltas)
+        np.add.at(squares, labels, deltas**2)
+    total[:, 0] = 0.0  # every image comes flipped too, with dx of the other sign
+    means = total / np.maximum(count, 1)
+    variances = squares / np.maximum(count, 1) - means**2
+    stds = np.sqrt(np.where(variances > 1e-8, variances, 1.0))  # a class that is hardly there is left as it is
+    return torch.from_numpy(means).float(), torch.from_numpy(stds).float()
+
+
+def model_input(example: Example, *, side: int, longest: int, flipped: bool = False) -> tuple[dict[str, Any], float]:
+    """What GeneralizedRCNN takes for one image, and its scale: shorter side `side`, longer at most `longest`."""
+    image = voc.read_image(example.image).astype(np.float32)
+    shorter, longer = sorted(image.shape[:2])
+    scale = min(side / shorter, longest / longer)
+    if flipped:
+        image = image[:, ::-1]
+    image = cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    size, width = image.shape[:2], example.annotation.width
+    truth = Instances(size, gt_boxes=scaled(example.annotation.boxes, scale, width if flipped else None))
+    truth.gt_classes = torch.from_numpy(example.annotation.labels)
+    given = Instances(size, proposal_boxes=scaled(example.proposals, scale, width if flipped else None))
+    given.objectness_logits = torch.zeros(len(given))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    return {"image": pixels, "instances": truth, "proposals": given}, scale
+
+
+def scaled(boxes: voc.Floats, scale: float, mirror: int | None) -> Any:
+    """detectron2's Boxes, mirrored in an image of width `mirror` and then scaled."""
+    if mirror is not None:
+        boxes = np.stack([mirror - boxes[:, 2], boxes[:, 1], mirror - boxes[:, 0], boxes[:, 3]], axis=1)
+    return Boxes(torch.from_numpy(boxes * scale).float())

@@ -1,0 +1,361 @@
+"""VOC12 segmentation with FCN-32s (protocols 6.1), trained and tested by mmengine's Runner."""
+
+import contextlib
+import logging
+import math
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmengine.hooks
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.io import loadmat
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+import transfer
+from pretrain.alexnet import Encoder, load_encoder
+from pretrain.files import Failed, Missing, digest, load_checkpoint, save_checkpoint
+from pretrain.progress import Progress, checkpoint_due, log
+from pretrain.randomness import derived, generator, reseed
+from transfer import Data, Outcome, voc
+from transfer.fcn import LABELS, build_model
+
+YEAR = "VOC2012"
+TRAIN, TEST = "train", "test"
+
+
+@dataclass(frozen=True)
+class Recipe(transfer.Recipe):
+    """FCN-AlexNet's constants (protocols 6.1); `paper` carries them as published."""
+
+    train: str  # 6.1: SBD's train ("sbd"); shrunk recipes: a Segmentation image set of VOC2012
+    test: str  # 6.1: seg11valid, the 736 images of VOC2011 val that are not in SBD's train
+    train_images: int | None = None  # 6.1: all
+    test_images: int | None = None  # 6.1: all
+    side: int | None = None  # 6.1: full resolution; shrunk recipes: the longer side
+    conv1_pad: int = 100  # 6.1
+    fc6_pad: int = 0  # 6.1; the crop offset of 18 follows from the two paddings (transfer.fcn)
+    width: int = 4096  # 1.1: fc6 and fc7
+    rate: float = 1e-4  # 6.1: fixed
+    momentum: float = 0.9  # 6.1
+    decay: float = 5e-4  # 6.1
+    score_bias_rate: float = 2.0  # 6.1: the score layer's bias, which has no decay; all else is 1/1
+    accumulate: int = 20  # 6.1: Caffe's iter_size, images of batch 1 whose gradients are averaged
+    iterations: int = 100_000  # 6.1: updates, each of `accumulate` images
+
+
+SHRUNK: dict[str, Any] = {"train": "train", "conv1_pad": 20, "fc6_pad": 2}
+RECIPES = {
+    "tiny": Recipe("tiny", test="val", side=192, width=512, rate=1e-2, accumulate=4, iterations=200, **SHRUNK),
+    "quick": Recipe("quick", test="seg11valid", side=192, width=512, rate=1e-2, accumulate=4, iterations=800, **SHRUNK),
+    "paper": Recipe("paper", train="sbd", test="seg11valid"),
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """Where an image and its mask (PNG, or SBD's MAT) lie."""
+
+    image: Path
+    mask: Path
+
+
+def sbd_folder(devkit: Path) -> Path:
+    """Where SBD's benchmark.tgz is unpacked: beside the devkit."""
+    return devkit.parent / "benchmark_RELEASE" / "dataset"
+
+
+def sbd_examples(devkit: Path) -> list[Example]:
+    """SBD's train images. Raises Missing, naming the folder, when SBD is not there."""
+    folder = sbd_folder(devkit)
+    if not (folder / "train.txt").is_file():
+        raise Missing(f"{folder}: no SBD here (train.txt, cls/, img/): unpack SBD's benchmark.tgz beside the VOCdevkit")
+    ids = (folder / "train.txt").read_text().split()
+    return [Example(folder / "img" / f"{i}.jpg", folder / "cls" / f"{i}.mat") for i in ids]
+
+
+def voc_ids(devkit: Path, split: str) -> list[str]:
+    """Ids of a VOC2012 split; seg11valid is shipped, and a devkit's own list (a part of it) goes first."""
+    if split == "seg11valid" and not split_path(devkit, split).is_file():
+        return resources.files(transfer).joinpath("seg11valid.txt").read_text().split()
+    return voc.image_set(devkit / YEAR, "Segmentation", split)
+
+
+def split_path(devkit: Path, split: str) -> Path:
+    """Where a split's list lies."""
+    if split == "sbd":
+        return sbd_folder(devkit) / "train.txt"
+    return devkit / YEAR / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def examples(recipe: Recipe, devkit: Path, *, part: str) -> list[Example]:
+    """What `recipe` trains (part "train") or tests ("test") on."""
+    if part == TRAIN and recipe.train == "sbd":
+        return sbd_examples(devkit)
+    split, limit = (recipe.train, recipe.train_images) if part == TRAIN else (recipe.test, recipe.test_images)
+    year = devkit / YEAR
+    ids = voc.at_most(voc_ids(devkit, split), limit)
+    return [Example(voc.image_path(year, i), voc.mask_path(year, i)) for i in ids]
+
+
+def data(recipe: Recipe, devkit: Path) -> Data:
+    """Digest the lists, images and masks. Raises Missing, naming the first file that is not there."""
+    parts = {part: examples(recipe, devkit, part=part) for part in (TRAIN, TEST)}
+    lists = [path for split in (recipe.train, recipe.test) if (path := split_path(devkit, split)).is_file()]
+    files = {path for part in parts.values() for e in part for path in (e.image, e.mask)}
+    for path in sorted(files):
+        if not path.is_file():
+            raise Missing(f"{path}: not there: complete the data, then run the same command again")
+    root = devkit.parent if recipe.train == "sbd" else devkit
+    return Data(
+        split=f"{recipe.train} → {recipe.test}",
+        images={part: len(found) for part, found in parts.items()},
+        sha256=digest(root, {*files, *lists}),
+    )
+
+
+def read_truth(path: Path, *, size: tuple[int, int]) -> voc.Bytes:
+    """H×W uint8 class mask from VOC's PNG or SBD's MAT. Raises Missing or Failed, naming the file."""
+    if path.suffix != ".mat":
+        return voc.read_mask(path, size=size)
+    if not path.is_file():
+        raise Missing(f"{path}: no such mask: complete SBD, then run the same command again")
+    try:
+        mask = np.asarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
+    except Exception as error:
+        raise Failed(f"{path}: not a readable SBD mask ({error}): replace the file") from error
+    if mask.shape != size or mask.max() > len(voc.CLASSES):
+        raise Failed(f"{path}: the mask is {mask.shape} with labels to {mask.max()}, its image {size}: replace the mask")
+    return mask
+
+
+Item = dict[str, Any]
+
+
+class Images(Dataset[Item]):
+    """RGB images, reduced to the recipe's side, with masks: reduced alike to train, whole to test."""
+
+    def __init__(self, examples: list[Example], *, side: int | None, part: str) -> None:
+        self.examples, self.side, self.part = examples, side, part
+        self.kept: dict[int, tuple[voc.Bytes, voc.Bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Item:
+        """3×h×w image and 1×H×W mask as mmseg's model takes them."""
+        pixels, mask = self.kept.get(index) or self.read(index)
+        if self.part == TRAIN and self.side is not None:
+            self.kept[index] = pixels, mask
+        sample = SegDataSample(metainfo={"img_shape": pixels.shape[:2], "ori_shape": mask.shape})
+        sample.gt_sem_seg = PixelData(data=torch.from_numpy(mask).long()[None])
+        return {"inputs": torch.from_numpy(pixels).permute(2, 0, 1), "data_samples": sample}
+
+    def read(self, index: int) -> tuple[voc.Bytes, voc.Bytes]:
+        """h×w×3 and H×W."""
+        example = self.examples[index]
+        pixels = voc.read_image(example.image)
+        mask = read_truth(example.mask, size=pixels.shape[:2])
+        if self.side is None or self.side >= max(mask.shape):
+            return pixels, mask
+        size = tuple(max(1, round(n * self.side / max(mask.shape))) for n in reversed(mask.shape))
+        if self.part == TRAIN:
+            mask = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)), mask
+
+
+class Draws(Sampler[int]):
+    """With replacement (protocols 6.1); the n-th draw is a function of (seed, n)."""
+
+    def __init__(self, images: int, *, seed: int) -> None:
+        self.images, self.seed, self.start = images, seed, 0
+
+    def skip(self, draws: int) -> None:
+        """Start `draws` later: mmengine calls this when it resumes."""
+        self.start += draws
+
+    def __iter__(self) -> Iterator[int]:
+        for n in count(self.start):
+            yield int(torch.randint(self.images, (), generator=generator(self.seed, "segmentation", "draw", n)))
+
+
+def histogram(truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
+    """21×21 counts of pixels by truth (row) and prediction (column), without void."""
+    valid = truth != voc.VOID
+    pairs = truth[valid].astype(np.int64) * len(LABELS) + predicted[valid]
+    return np.bincount(pairs, minlength=len(LABELS) ** 2).reshape(len(LABELS), len(LABELS))
+
+
+def class_iu(table: NDArray[np.int64]) -> voc.Floats:
+    """21×21 → 21 intersections over unions; NaN for a class in neither truth nor prediction."""
+    return _ratio(np.diag(table), table.sum(0) + table.sum(1) - np.diag(table))
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> voc.Floats:
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+def scores(table: NDArray[np.int64]) -> dict[str, float]:
+    """The four scores of FCN's score.py, and the mean IU of predicting background everywhere."""
+    truth, iu = table.sum(1), class_iu(table)
+    background = np.zeros_like(table)
+    background[:, 0] = truth
+    return {
+        "mean_iu": float(np.nanmean(iu)),
+        "pixel_accuracy": float(np.trace(table) / table.sum()),
+        "mean_accuracy": float(np.nanmean(_ratio(np.diag(table), truth))),
+        "frequency_weighted_iu": float((truth * np.nan_to_num(iu)).sum() / truth.sum()),
+        "chance_mean_iu": float(np.nanmean(class_iu(background))),
+    }
+
+
+class Score(BaseMetric):  # type: ignore[misc]
+    """Adds up one histogram over all test images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
+
+    def process(self, data_batch: Any, data_samples: Any) -> None:  # noqa: ARG002
+        """Count one batch's pixels."""
+        for sample in data_samples:
+            truth, predicted = (sample[key]["data"][0].cpu().numpy() for key in ("gt_sem_seg", "pred_sem_seg"))
+            self.results.append(histogram(truth, predicted))
+
+    def compute_metrics(self, results: list[NDArray[np.int64]]) -> dict[str, float]:
+        """The scores over all images."""
+        self.table = np.sum(results, axis=0)
+        return scores(self.table)
+
+
+class Step(mmengine.hooks.Hook):  # type: ignore[misc]
+    """Around each training image: seed dropout, check the loss, show progress, write the checkpoint.
+
+    Checkpoints are written between updates only, so no gradient is ever half accumulated in one.
+    """
+
+    def __init__(self, recipe: Recipe, *, seed: int, path: Path, identity: str, progress: Progress) -> None:
+        self.recipe, self.seed, self.path, self.identity, self.progress = recipe, seed, path, identity, progress
+        self.due = checkpoint_due()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ARG002
+        """Seed torch for image `batch_idx`."""
+        reseed(self.seed, "segmentation", batch_idx)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:  # noqa: ARG002
+        """After image `batch_idx`, and after the update when it was the last one of it."""
+        iteration, between = divmod(batch_idx + 1, self.recipe.accumulate)
+        loss = float(outputs["loss"])
+        finished = iteration == self.recipe.iterations and not between
+        if not math.isfinite(loss) or (finished and not all_finite(runner.model)):
+            raise Failed(
+                f"segmentation: the loss is {loss} in iteration {iteration}: training diverged; "
+                "the encoder's activations are too large: rescale the encoder, or check how it was pre-trained"
+            )
+        if between:
+            return
+        self.progress.step(f"loss {loss:.3f}")
+        if finished or self.due():
+            state = {"identity": self.identity, "images": batch_idx + 1, "model": runner.model.state_dict()}
+            save_checkpoint(self.path, state | {"optimizer": runner.optim_wrapper.state_dict()})
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether no parameter is NaN or infinite."""
+    return all(bool(p.isfinite().all()) for p in model.parameters())
+
+
+def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Caffe's SGD with its multipliers: only the score layer's bias has its own (protocols 6.1)."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    bias = trained.pop("decode_head.conv_seg.bias")
+    groups: list[dict[str, Any]] = [
+        {"params": list(trained.values())},
+        {"params": [bias], "lr": recipe.rate * recipe.score_bias_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay)
+
+
+def loader(recipe: Recipe, devkit: Path, *, part: str, seed: int) -> DataLoader[Item]:
+    """Batches of one image: draws to train, each once to test."""
+    images = Images(examples(recipe, devkit, part=part), side=recipe.side, part=part)
+    sampler = Draws(len(images), seed=seed) if part == TRAIN else None
+    return DataLoader(images, batch_size=1, sampler=sampler, collate_fn=collate)
+
+
+def collate(items: list[Item]) -> Item:
+    """Lists, as mmseg's data preprocessor takes them."""
+    return {key: [item[key] for item in items] for key in items[0]}
+
+
+def build_runner(recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Runner:
+    """mmengine's Runner with the model on `device`, its own hooks, logs and seeding off."""
+    reseed(seed, "segmentation", "fresh layers")
+    model = build_model(conv1_pad=recipe.conv1_pad, fc6_pad=recipe.fc6_pad, width=recipe.width)
+    wrapper = OptimWrapper(optimizer(model, recipe), accumulative_counts=recipe.accumulate)
+    off = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+    runner = Runner(
+        model=model,
+        work_dir=str(work / "mmengine"),
+        train_dataloader=loader(recipe, devkit, part=TRAIN, seed=seed),
+        train_cfg={"by_epoch": False, "max_iters": recipe.iterations * recipe.accumulate},
+        optim_wrapper=wrapper,
+        test_dataloader=loader(recipe, devkit, part=TEST, seed=seed),
+        test_cfg={},
+        test_evaluator=[{"type": Score}],
+        default_hooks=dict.fromkeys(off),
+        env_cfg={"mp_cfg": {"opencv_num_threads": cv2.getNumThreads()}},
+        log_level="ERROR",
+        randomness={"seed": derived(seed, "segmentation") % 2**32},
+        experiment_name=uuid.uuid4().hex,  # mmengine keeps loggers by name: runs must not share one
+    )
+    runner.model.to(device)  # mmengine moved it to the accelerator it found
+    return runner
+
+
+def restore(runner: Runner, path: Path, *, identity: str) -> int:
+    """Continue from the checkpoint at `path` if it is this run's; the number of images done."""
+    state = load_checkpoint(path)
+    if state is None:
+        return 0
+    if state["identity"] != identity:
+        log(f"{path}: of another run: starting over")
+        return 0
+    runner.model.load_state_dict(state["model"])
+    runner.optim_wrapper.load_state_dict(state["optimizer"])
+    runner.train_loop._iter = state["images"]
+    return int(state["images"])
+
+
+def evaluate(
+    encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device
+) -> Outcome:
+    """Train FCN-32s on top of the encoder, all layers, then score it at full resolution."""
+    with contextlib.redirect_stdout(sys.stderr):  # where mmengine's loggers would write
+        runner = build_runner(recipe, devkit, seed=seed, work=work, device=device)
+        receipt = load_encoder(runner.model.backbone.trunk, encoder)
+        path, identity = work / "checkpoint.pt", f"{recipe.sha256} {encoder.sha256} {seed}"
+        done = restore(runner, path, identity=identity)
+        total = recipe.iterations
+        with Progress("segmentation: train", total=total, start=done // recipe.accumulate) as progress:
+            runner.register_hook(Step(recipe, seed=seed, path=path, identity=identity, progress=progress))
+            runner.train()
+        metrics = runner.test()
+        iu = class_iu(runner.test_evaluator.metrics[0].table)
+    per_class = {name: None if math.isnan(x) else float(x) for name, x in zip(LABELS, iu, strict=True)}
+    return Outcome(metrics=metrics, per_class=per_class, receipt=receipt)
