@@ -5,7 +5,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python
-SITE = $(shell $(BIN)/python -c "import site; print(site.getsitepackages()[0])")
 
 .PHONY: install demo test lint clean
 install: $(VENV)/.installed
@@ -18,9 +17,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt overrides.txt requirements-de
 	$(BIN)/python -m pip install --quiet "uv>=0.9"
 	$(UV) --quiet --constraints constraints.txt --overrides overrides.txt --group dev --editable .
 	$(BIN)/python -c "import detectron2" 2>/dev/null || { \
-	  $(BIN)/uv pip install --quiet --target "$(SITE)" --python-version 3.10 --no-deps --only-binary :all: \
+	  site=$$($(BIN)/python -c "import site; print(site.getsitepackages()[0])") && $(BIN)/uv pip install --quiet --target "$$site" --python-version 3.10 --no-deps --only-binary :all: \
 	    --require-hashes -r requirements-detectron2.txt \
-	  && rm -rf "$(SITE)"/detectron2/_C*.so "$(SITE)/tools"; }
+	  && rm -rf "$$site"/detectron2/_C*.so "$$site/tools"; }
 	touch $@
 
 demo: install
