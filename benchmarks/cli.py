@@ -79,7 +79,6 @@ Commands = argparse._SubParsersAction  # argparse has no public name for it
 
 def _add_pretrain(commands: "Commands[argparse.ArgumentParser]") -> None:
     from pretrain import METHODS
-    from pretrain.masks import MASKS
 
     parser = commands.add_parser(
         "pretrain",
@@ -90,7 +89,11 @@ def _add_pretrain(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     add = parser.add_argument
     add("--method", choices=METHODS, default="context", help="the pretext (default: context)")
-    add("--mask", choices=MASKS, help="the kind of hole, for context (default: random-region, as in Table 2)")
+    add(
+        "--mask",
+        metavar="KIND",
+        help="the kind of hole, for context: central, random-block, random-pattern, random-region (default: the last)",
+    )
     add(
         "--images",
         type=Path,

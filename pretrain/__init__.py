@@ -11,12 +11,13 @@ A method's module holds
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # slow to import, and the names of the methods need none of it
+    import torch
+    from torch import Tensor
 
-from pretrain.alexnet import AlexNet
+    from pretrain.alexnet import AlexNet
 
 METHODS = {
     "random": "pretrain.gaussian",
@@ -37,12 +38,12 @@ class Defaults:
 class Pretext(Protocol):
     """A torch module that owns an encoder and returns its own loss."""
 
-    encoder: AlexNet
+    encoder: "AlexNet"
 
-    def __call__(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def __call__(self, images: "Tensor", random: "torch.Generator") -> "Tensor":
         """N×3×227×227, mean-subtracted → the loss, a scalar."""
 
-    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+    def pictures(self, images: "Tensor", random: "torch.Generator") -> "list[Tensor]":
         """What to look at while it trains: some N×3×H×W, mean-subtracted, or nothing."""
 
 
@@ -53,7 +54,7 @@ class MethodModule(Protocol):
     MASKS: tuple[str, ...]
     TINY: Defaults
     defaults: Callable[[str | None], Defaults]
-    build: Callable[..., torch.nn.Module]
+    build: "Callable[..., torch.nn.Module]"
 
 
 def method_module(name: str) -> MethodModule:

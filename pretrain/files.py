@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 class Failed(Exception):
     """The run cannot go on. The message is one line: the file, what is wrong, what to do."""
@@ -89,6 +87,8 @@ def digest(root: Path, paths: Iterable[Path]) -> str:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, and containers of them) to `path`, atomically."""
+    import torch  # here, so that `bench doctor` and --help work without it and start at once
+
     with atomic(path) as temporary:
         torch.save(state, temporary)
 
@@ -98,6 +98,8 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises Failed when the file is damaged. No pickle is executed (weights_only).
     """
+    import torch
+
     if not path.exists():
         return None
     try:

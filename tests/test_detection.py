@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from pretrain.alexnet import AlexNet, Encoder, load_encoder, read_encoder, save_encoder
@@ -166,8 +167,6 @@ def test_box_targets_are_standardised_and_predictions_are_not() -> None:
     off = deltas.clone()
     off[0, 3, 0] += 3.0  # smooth L1 of 3 is 2.5, over two RoIs
     assert predictor.box_reg_loss(source, target, off.flatten(1), labels).item() == pytest.approx(1.25, abs=1e-5)
-    from detectron2.structures import Boxes, Instances
-
     given = Instances((100, 100), proposal_boxes=Boxes(source))
     (boxes,) = predictor.predict_boxes((torch.zeros(2, 21), deltas.flatten(1)), [given])
     assert torch.allclose(boxes.view(2, 20, 4)[0, 3], target[0], atol=1e-4)
@@ -182,12 +181,11 @@ def test_statistics_of_box_targets(devkit: Path, tmp_path: Path) -> None:
         for box in [*truth.boxes, *example.proposals]:
             shared = voc.overlaps(box[None], truth.boxes)[0]
             if shared.max() >= 0.5:
-                x, y, X, Y = box
-                a, b, A, B = truth.boxes[shared.argmax()]
-                w, h, W, H = X - x, Y - y, A - a, B - b
-                for sign in (1, -1):
-                    row = [sign * (a + W / 2 - x - w / 2) / w, (b + H / 2 - y - h / 2) / h, np.log(W / w), np.log(H / h)]
-                    gathered.setdefault(int(truth.labels[shared.argmax()]), []).append(row)
+                target, size = truth.boxes[shared.argmax()], box[2:] - box[:2]
+                shift = (target[:2] + target[2:] - box[:2] - box[2:]) / 2 / size
+                growth = np.log((target[2:] - target[:2]) / size)
+                rows = gathered.setdefault(int(truth.labels[shared.argmax()]), [])
+                rows += [[sign * shift[0], shift[1], *growth] for sign in (1, -1)]
     assert len(gathered) == len(SHAPES)
     for label, rows in gathered.items():
         assert np.allclose(means[label], np.mean(rows, 0), atol=1e-6)
@@ -207,12 +205,12 @@ def test_inputs_are_scaled_and_mirrored(devkit: Path, tmp_path: Path) -> None:
     assert limited_scale == 1.0
     for kind, field in (("instances", "gt_boxes"), ("proposals", "proposal_boxes")):
         for box, mirrored in zip(plain[kind].get(field).tensor / 2, flipped[kind].get(field).tensor, strict=True):
-            x, y, X, Y = box.tolist()
-            assert mirrored.tolist() == [128 - X, y, 128 - x, Y]
+            left, top, right, bottom = box.tolist()
+            assert mirrored.tolist() == [128 - right, top, 128 - left, bottom]
     name = voc.CLASSES[example.annotation.labels[0]]
-    for inputs, s in ((plain, 2), (flipped, 1)):
-        x, y, X, Y = (inputs["instances"].gt_boxes.tensor[0] / s).tolist()
-        colour = inputs["image"][:, int(s * (y + Y) / 2), int(s * (x + X) / 2)]
+    for inputs in (plain, flipped):
+        x, y = (inputs["instances"].gt_boxes.get_centers()[0]).int().tolist()
+        colour = inputs["image"][:, y, x]
         assert torch.allclose(colour, torch.tensor(SHAPES[name]).float(), atol=12)
 
 
@@ -223,19 +221,20 @@ def test_an_epoch_shows_every_image_and_its_mirror_once(
     seen: list[tuple[str, bool, int]] = []
 
     def watched(example: Any, *, side: int, longest: int, flipped: bool) -> tuple[dict[str, Any], float]:
+        assert longest == recipe.train_longest
         seen.append((example.image.stem, flipped, side))
         return {}, 1.0
 
     monkeypatch.setattr(detection, "model_input", watched)
     recipe = dataclasses.replace(SHRUNK, train_sides=(96, 120))
     for i in range(5):
-        assert len(batch(train, recipe, 0, i)) == 2
+        assert len(batch(train, recipe, seed=0, iteration=i)) == 2
     assert len({(stem, flipped) for stem, flipped, _ in seen}) == 10
     assert {side for *_, side in seen} == {96, 120}
     first = seen[:]
     seen.clear()
     for i in range(5, 10):
-        batch(train, recipe, 0, i)
+        batch(train, recipe, seed=0, iteration=i)
     assert len({(stem, flipped) for stem, flipped, _ in seen}) == 10
     assert [s[:2] for s in seen] != [s[:2] for s in first]
 
@@ -257,9 +256,7 @@ def test_data_digests_what_is_read(tmp_path: Path) -> None:
 # ---- scoring ----
 
 
-def random_detections(
-    rng: np.random.Generator, truths: list[voc.Annotation], label: int, images: Any
-) -> Detections:
+def random_detections(rng: np.random.Generator, truths: list[voc.Annotation], label: int, images: Any) -> Detections:
     boxes = []
     for index in images:
         mine = truths[index].boxes[truths[index].labels == label]
@@ -290,7 +287,7 @@ def test_average_precision_equals_detectron2s(tmp_path: Path, seed: int) -> None
     for name in ("cat", "dog"):
         label = voc.CLASSES.index(name)
         found = random_detections(rng, truths, label, rng.integers(0, 12, 60))
-        inclusive = found.boxes + (1, 1, 0, 0)
+        inclusive = found.boxes + np.array([1, 1, 0, 0])
         lines = [
             f"{i} {s!r} {' '.join(map(repr, b.tolist()))}"
             for i, s, b in zip(found.images, found.scores.tolist(), inclusive, strict=True)
@@ -346,8 +343,6 @@ def test_limits_and_suppression() -> None:
 
 
 def test_candidates_are_limited_per_image_and_class_before_suppression() -> None:
-    from detectron2.structures import Boxes, Instances
-
     predictor = built(dataclasses.replace(SHRUNK, most_per_image=3)).roi_heads.box_predictor
     given = Instances((100, 100), proposal_boxes=Boxes(torch.tensor([[0.0, 0.0, 50.0, 50.0]] * 8)))
     logits = torch.randn(8, 21, generator=torch.Generator().manual_seed(0))
@@ -361,18 +356,18 @@ def test_candidates_are_limited_per_image_and_class_before_suppression() -> None
     assert len(distinct(given)) == 2
 
 
-def test_chance_forgets_which_box_is_what() -> None:
-    rng = np.random.default_rng(0)
-    names = [voc.CLASSES[i % 20] for i in range(100)]
+def test_chance_is_what_the_wrong_images_earn() -> None:
+    names = [voc.CLASSES[i % 20] for i in range(40)]
     truths = [annotation((name, (10, 10, 60, 60), False)) for name in names]
-    found = detections(*((i, name, rng.random(), (10, 10, 60, 60)) for i, name in enumerate(names)))
-    aps = average_precision(found, truths)
-    assert [ap[0] for ap in aps.values() if ap] == [1.0] * 20
-    assert 0.0 < chance(found, truths, seed=0) < 0.3
-    assert chance(found, truths, seed=0) == chance(found, truths, seed=0)
-    always = [annotation(("cat", (10, 10, 60, 60), False))] * 10
-    same = detections(*((i, "cat", rng.random(), (10, 10, 60, 60)) for i in range(10)))
-    assert chance(same, always, seed=0) == 1.0  # nothing to confuse: all of it is earned by the boxes
+    seen = detections(*((i, name, 0.9, (10, 10, 60, 60)) for i, name in enumerate(names)))
+    assert [ap[0] for ap in average_precision(seen, truths).values() if ap] == [1.0] * 20
+    assert chance(seen, truths) == 0.0
+    blind = detections(*((i, name, 0.9, (10, 10, 60, 60)) for i in range(40) for name in voc.CLASSES))
+    aps = [ap[0] for ap in average_precision(blind, truths).values() if ap]
+    assert chance(blind, truths) == pytest.approx(np.mean(aps), abs=0.02)  # it looked at nothing
+    wide = dataclasses.replace(truths[0], width=200, boxes=np.array([[20.0, 10.0, 120.0, 60.0]]))
+    halves = detections((0, "aeroplane", 0.9, (20, 10, 120, 60)), (1, "aeroplane", 0.9, (10, 10, 60, 60)))
+    assert chance(halves, [wide, truths[0]]) == 1.0  # stretched to the other size
 
 
 # ---- the whole ----

@@ -42,7 +42,7 @@ def test_a_drawn_rectangle_is_proposed(tmp_path: Path, mode: str, side: int | No
     assert min(best) > 0.85
 
 
-def test_boxes_are_distinct_inside_the_image_and_in_order(tmp_path: Path) -> None:
+def test_boxes_are_distinct_inside_the_image_and_in_order() -> None:
     image = np.random.default_rng(1).integers(0, 255, (12, 16, 3), dtype=np.uint8)
     image = cv2.resize(image, (128, 96), interpolation=cv2.INTER_CUBIC)
     boxes = selective_search(image, SEARCH)

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
+if TYPE_CHECKING:  # slow to import, and the names of the tasks need none of it
+    import torch
 
-from pretrain.alexnet import Encoder, Receipt
+    from pretrain.alexnet import Encoder, Receipt
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Outcome:
 
     metrics: dict[str, float]
     per_class: dict[str, float | None]
-    receipt: Receipt
+    receipt: "Receipt"
 
 
 class TaskModule(Protocol):
@@ -62,7 +63,7 @@ class TaskModule(Protocol):
         """Digest what `recipe` reads under `devkit`."""
 
     def evaluate(
-        self, encoder: Encoder, recipe: Any, devkit: Path, *, seed: int, work: Path, device: torch.device
+        self, encoder: "Encoder", recipe: Any, devkit: Path, *, seed: int, work: Path, device: "torch.device"
     ) -> Outcome:
         """Transfer, test and score."""
 
