@@ -43,6 +43,9 @@ class Pretext(Protocol):
     def __call__(self, images: "Tensor", random: "torch.Generator") -> "Tensor":
         """N×3×227×227, mean-subtracted → the loss, a scalar."""
 
+    def calibrate(self, images: "Tensor") -> None:
+        """Called once, with the first batch, before training."""
+
     def pictures(self, images: "Tensor", random: "torch.Generator") -> "list[Tensor]":
         """What to look at while it trains: some N×3×H×W, mean-subtracted, or nothing."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import safetensors
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrain.files import Failed, Missing, atomic, sha256
@@ -109,8 +109,11 @@ def mean_rgb(device: torch.device | str = "cpu") -> Tensor:
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
     """The ten names and shapes of an encoder's state dict."""
-    with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in AlexNet().state_dict().items()}
+    weights = (96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for k, shape in enumerate(weights, start=1):
+        shapes |= {f"conv{k}.weight": shape, f"conv{k}.bias": shape[:1]}
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,16 @@ class Receipt:
 
 
 def save_encoder(path: Path, trunk: AlexNet, provenance: dict[str, Any]) -> None:
-    """Write the ten tensors of `trunk` and its provenance (JSON-able) to `path`, atomically."""
+    """Write the ten tensors of `trunk` and its provenance (JSON-able) to `path`, atomically.
+
+    Raises Failed, and writes nothing, when a weight is not finite.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
+    if problems := _problems(tensors):
+        raise Failed(f"{path}: not written: {'; '.join(problems)}: lower --lr")
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    with atomic(path) as temporary:  # save_file would hide what the system said of a full disk
+        temporary.write_bytes(save(tensors, metadata=metadata))
 
 
 def read_encoder(path: Path) -> Encoder:
@@ -153,7 +161,7 @@ def read_encoder(path: Path) -> Encoder:
     try:
         provenance = json.loads(metadata["provenance"])
         "".join(provenance[key] for key in ("method", "variant", "supervision"))
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise Failed(
             f"{path}: no provenance in its metadata, so its row has no name: "
             "write encoders with `bench pretrain`, or pretrain.alexnet.save_encoder"
@@ -175,7 +183,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _problems(tensors: dict[str, Tensor]) -> list[str]:
     expected = expected_shapes()
     problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in sorted(tensors) if name not in expected]
+    problems += [f"unexpected {name!r}" for name in sorted(tensors) if name not in expected]
     for name, shape in expected.items():
         tensor = tensors.get(name)
         if tensor is None:

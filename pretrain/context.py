@@ -44,15 +44,25 @@ class ChannelwiseLinear(nn.Module):
         by_channel = x.flatten(2).transpose(0, 1)  # C×N×hw
         return torch.baddbmm(self.bias, by_channel, self.weight).transpose(0, 1).view(x.shape)
 
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Rescale so that on the batch `x` every output has mean 0 and deviation 1."""
+        output = self(x).flatten(2)
+        mean, deviation = output.mean(0)[:, None], output.std(0)[:, None].clamp(min=1e-6)  # C×1×hw
+        self.weight.div_(deviation)
+        self.bias.copy_((self.bias - mean) / deviation)
+
 
 class Decoder(nn.Sequential):
     """N×256×6×6 → N×3×227×227: five up-convolutions, 6 → 11 → 21 → 41 → 81 → 161, then resized.
 
     Paper B, figure 9(b); kernel 5, stride 2, padding 2 gives these sizes (3, 2, 1 would too). The
-    paper puts a ReLU behind each; we leave the last one linear, as targets are mean-subtracted.
+    paper puts a ReLU behind each; we leave the last one linear, as targets are mean-subtracted. It
+    predicts in units of 64 grey levels, about the deviation of a pixel, and starts near zero.
     """
 
     WIDTHS = (256, 128, 64, 64, 32, 3)
+    UNIT = 64.0
 
     def __init__(self) -> None:
         layers: list[nn.Module] = []
@@ -62,13 +72,14 @@ class Decoder(nn.Sequential):
             nn.init.normal_(up.weight, std=math.sqrt(2 / (inputs * 25 / 4)))
             nn.init.zeros_(up.bias)  # type: ignore[arg-type]
             layers += [up, nn.ReLU()]
+        up.weight.data *= 0.1
         super().__init__(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         for layer in self:
             x = layer(x)
-        return F.interpolate(x, size=(CROP, CROP), mode="bilinear", align_corners=False)
+        return self.UNIT * F.interpolate(x, size=(CROP, CROP), mode="bilinear", align_corners=False)
 
 
 class ContextEncoder(nn.Module):
@@ -87,6 +98,13 @@ class ContextEncoder(nn.Module):
         draw = masks.MASKS[mask]
         self.draw = partial(draw, shapes=shapes) if mask == "random-region" else draw
         self.to(memory_format=torch.channels_last)
+
+    def calibrate(self, images: Tensor) -> None:
+        """Calibrate the bridge on the first batch (pretrain.rescale says why); the encoder stays as filled.
+
+        Paper: the bridge's initialisation is not stated.
+        """
+        self.bridge.calibrate(self.encoder(images))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """N×3×227×227 (with holes) → N×3×227×227."""

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def atomic(path: Path) -> Iterator[Path]:
             raise Failed(f"{path}: could not be written (disk full?): {FREE_SPACE}") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or its folder cannot be written, which has been said
+            temporary.unlink()
 
 
 FREE_SPACE = "free some space and run the same command again; finished work is kept"

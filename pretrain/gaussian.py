@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pretrain import Defaults
 from pretrain.alexnet import AlexNet
+from pretrain.files import Usage
 
 SUPERVISION = "initialization"
 MASKS = ()
@@ -29,6 +30,14 @@ class Gaussian(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = AlexNet()
+
+    def forward(self, images: Tensor, random: torch.Generator) -> Tensor:
+        """Raises Usage."""
+        del images, random
+        raise Usage("method random is not trained: leave --iterations out, or give 0")
+
+    def calibrate(self, images: Tensor) -> None:
+        """Nothing to calibrate."""
 
     def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
         """Nothing to look at."""

@@ -6,8 +6,10 @@ it resized). Crops, mirrors and the mean are applied to whole batches on the tra
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain.alexnet import CROP, mean_rgb
-from pretrain.files import Missing, atomic, write_text
+from pretrain.files import Failed, Missing, atomic, write_text
 from pretrain.progress import log, progress
 from pretrain.randomness import generator, shuffled
 
 SIDE = 256
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+AHEAD = 1024  # images decoded ahead of the disk at most: 200 MB
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def find_images(folder: Path) -> list[Path]:
 
     Of a VOC year's folder (…/VOC2007) these are the ids of trainval, never the test set; the ids
     2007_* of VOC2012 are VOC2007 images, some of its test set, and are left out. Raises Missing
-    when there is no image.
+    when there is no image, or when part of a VOC tree is given, whose test images could not be told apart.
     """
     trainval = folder / "ImageSets" / "Main" / "trainval.txt"
     if trainval.is_file():
@@ -55,6 +58,10 @@ def find_images(folder: Path) -> list[Path]:
         found = [folder / "JPEGImages" / f"{name}.jpg" for name in ids if not name.startswith("2007_")]
     else:
         found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        if any(p.parent.name == "JPEGImages" for p in found):
+            raise Missing(
+                f"{folder}: VOC images, but no ImageSets/Main/trainval.txt: give --images a VOC year's folder"
+            )
     if not found:
         raise Missing(f"{folder}: no images here: give --images a folder of JPEG or PNG files, or a VOC year's folder")
     return found
@@ -74,13 +81,20 @@ def build_store(folders: Sequence[Path], cache: Path) -> Store:
         key.update(f"{path.relative_to(folder)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
     index = cache / f"{key.hexdigest()[:16]}.json"
     pixels = index.with_suffix(".uint8")
-    if index.is_file() and pixels.is_file():
-        store = Store(path=pixels, **json.loads(index.read_text()))
-        if pixels.stat().st_size == store.images * SIDE * SIDE * 3:
-            return store
+    if store := _stored(index, pixels):
+        return store
     store = _decode_all(files, pixels, name="+".join(_name(folder) for folder in folders))
     write_text(index, json.dumps({k: v for k, v in asdict(store).items() if k != "path"}))
     return store
+
+
+def _stored(index: Path, pixels: Path) -> Store | None:
+    """The store that is there; None when it is not there whole."""
+    try:
+        store = Store(path=pixels, **json.loads(index.read_text()))
+        return store if pixels.stat().st_size == store.images * SIDE * SIDE * 3 else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _name(folder: Path) -> str:
@@ -89,9 +103,8 @@ def _name(folder: Path) -> str:
 
 def _decode_all(files: list[tuple[Path, Path]], pixels: Path, *, name: str) -> Store:
     digest, kept, skipped = sha256(), 0, []
-    workers = os.cpu_count() or 1
-    with atomic(pixels) as temporary, temporary.open("wb") as out, ProcessPoolExecutor(workers) as pool:
-        decoded = pool.map(_decode, [path for _, path in files], chunksize=16)
+    with atomic(pixels) as temporary, temporary.open("wb") as out:
+        decoded = _decoded([path for _, path in files])
         for (folder, path), data in zip(files, progress(decoded, "decode", total=len(files)), strict=True):
             if data is None:
                 skipped.append(path)
@@ -108,6 +121,20 @@ def _decode_all(files: list[tuple[Path, Path]], pixels: Path, *, name: str) -> S
     if skipped:
         log(f"{len(skipped)} of {len(files)} images skipped: they cannot be decoded")
     return Store(path=pixels, images=kept, skipped=len(skipped), name=name, sha256=digest.hexdigest())
+
+
+def _decoded(paths: list[Path]) -> Iterator[bytes | None]:
+    """What _decode gives for each path, in order, from all cores."""
+    # Workers leave Ctrl-C to us.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
+        try:
+            for first in range(0, len(paths), AHEAD):
+                yield from pool.map(_decode, paths[first : first + AHEAD], chunksize=16)
+        except BrokenProcessPool as error:
+            raise Failed(f"{paths[0].parent}: a decoding process was killed (out of memory?): run it again") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _decode(path: Path) -> bytes | None:

@@ -125,9 +125,10 @@ def _warp(count: int, side: int, generator: torch.Generator, *, shrink: float) -
 
 
 def silhouettes(folders: Sequence[Path]) -> Tensor:
-    """K×64×64 bool: every object silhouette of at least 1% of its image in VOC folders (…/VOC2012).
+    """K×64×64 bool: every silhouette of at least 1% of its image in VOC folders (…/VOC2012).
 
-    Read from SegmentationObject where it is there, else the connected parts of SegmentationClass.
+    The connected parts of each object of SegmentationObject where that is there, else those of each
+    class of SegmentationClass.
     Images 2007_* of VOC2012 are VOC2007 images, some of its test set, and are left out. Raises
     Missing when there is no mask, Failed when one cannot be decoded.
     """
@@ -145,6 +146,8 @@ def _parts(path: Path) -> list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]]:
     try:
         with Image.open(path) as image:
             labels = np.array(image)
+        if labels.ndim != 2:
+            raise ValueError("in colours; a VOC mask is a palette image")
     except (OSError, SyntaxError, ValueError) as error:
         raise Failed(f"{path}: corrupt or truncated mask ({error}): replace the file") from error
     parts = []

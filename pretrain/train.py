@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pretrain import method_module, provenance
 from pretrain.alexnet import mean_rgb, read_encoder, save_encoder
-from pretrain.files import Failed, atomic, load_checkpoint, save_checkpoint, write_text
+from pretrain.files import Failed, atomic, load_checkpoint, save_checkpoint, write_error, write_text
 from pretrain.images import Store, batches, build_store
 from pretrain.masks import silhouettes
 from pretrain.progress import Progress, checkpoint_due, log
@@ -104,9 +105,7 @@ def _train(run: Run) -> float:
     if not run.store or not config.iterations:
         return 0.0
     if saved := load_checkpoint(run.folder / "checkpoint.pt"):
-        run.pretext.load_state_dict(saved["pretext"])
-        run.optimizer.load_state_dict(saved["optimizer"])
-        start, seconds = saved["iteration"], saved["seconds"]
+        start, seconds = _restore(run, saved)
         log(f"{run.folder}: going on from iteration {start}")
     journal = Journal(run.folder, start=start)
     began, due = time.monotonic() - seconds, checkpoint_due()
@@ -115,6 +114,8 @@ def _train(run: Run) -> float:
     every = max(1, config.iterations // PICTURES)
     with Progress(config.name, total=config.iterations, start=start) as shown:
         for iteration, images in enumerate(journal.timed(stream), start=start + 1):
+            if iteration == 1:
+                run.pretext.calibrate(images)
             loss = _step(run, images, iteration)
             last = iteration == config.iterations
             save = due() or last
@@ -152,6 +153,17 @@ def _finite(run: Run, loss: Tensor, iteration: int) -> float:
 def _checkpoint(run: Run, iteration: int, seconds: float) -> None:
     state = {"pretext": run.pretext.state_dict(), "optimizer": run.optimizer.state_dict()}
     save_checkpoint(run.folder / "checkpoint.pt", state | {"iteration": iteration, "seconds": seconds})
+
+
+def _restore(run: Run, saved: dict[str, Any]) -> tuple[int, float]:
+    """Put what _checkpoint saved in its place; return its iteration and seconds."""
+    try:
+        run.pretext.load_state_dict(saved["pretext"])
+        run.optimizer.load_state_dict(saved["optimizer"])
+        return saved["iteration"], saved["seconds"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        path = run.folder / "checkpoint.pt"
+        raise Failed(f"{path}: not a checkpoint of this network: delete it to start this run over") from error
 
 
 def _save_pictures(run: Run, images: Tensor, iteration: int) -> None:
@@ -197,7 +209,15 @@ class Journal:
         old = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in old if line.endswith("}") and json.loads(line)["iteration"] <= start]
         write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        with self._writing():
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.path, error) from error
 
     def timed(self, stream: Iterator[Tensor]) -> Iterator[Tensor]:
         """Pass batches on, adding up the time that the loop waits for them."""
@@ -206,7 +226,8 @@ class Journal:
             images = next(stream, None)
             self.waited += time.monotonic() - asked
             if images is None:
-                self.board.close()
+                with self._writing():
+                    self.board.close()
                 return
             yield images
 
@@ -220,9 +241,10 @@ class Journal:
             "waiting_share": round(self.waited / elapsed, 4),
             "seconds": round(seconds, 1),
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        for name in ("loss", "images_per_second", "waiting_share"):
-            self.board.add_scalar(name, record[name], iteration)
+        with self._writing():
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            for name in ("loss", "images_per_second", "waiting_share"):
+                self.board.add_scalar(name, record[name], iteration)
         self.note = f"loss {loss:.4g}, {record['images_per_second']:.0f} images/s"
         self.waited, self.since, self.iteration = 0.0, time.monotonic(), iteration

@@ -20,6 +20,7 @@ from pretrain.alexnet import AlexNet, Encoder, Receipt, load_encoder, mean_rgb
 from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, progress
 from pretrain.randomness import generator, reseed, shuffled
+from pretrain.rescale import calibrate
 from transfer import Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
 from transfer.head import Head, filled, parameter_groups
@@ -49,6 +50,7 @@ class Recipe(BaseRecipe):
     bias_decay: float = 1.0  # times the decay
     clip: float = 10.0  # of the global gradient norm
     width: int = 4096  # of fc6 and fc7
+    calibrated: bool = False  # fc6 and fc7 rescaled on the training images (pretrain.rescale)
     crops: int = 10  # per test image, from the training distribution
 
 
@@ -56,9 +58,10 @@ RECIPES = {
     "paper": Recipe(name="paper"),
     # Real VOC, about 4 minutes on two CPU cores.
     "quick": Recipe(name="quick", train_images=1600, test_images=800, iterations=700, rate=5e-3, rate_step=250,
-                    width=1024),
+                    width=1024, calibrated=True),
     # The embedded data, about 80 seconds on two CPU cores.
-    "tiny": Recipe(name="tiny", iterations=260, rate=5e-3, rate_step=100, width=512, crops=4),
+    "tiny": Recipe(name="tiny", iterations=260, rate=5e-3, rate_step=100, width=512, crops=4,
+                   calibrated=True),
 }  # fmt: skip
 
 
@@ -147,6 +150,11 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
         return
     images, labels = _decode(split), torch.from_numpy(split.labels)
     device, due = next(model.parameters()).device, checkpoint_due()
+    if recipe.calibrated and not start:
+        crops = random_crops(
+            [images[i].to(device) for i in range(min(64, len(images)))], recipe, generator(seed, "calibrate")
+        )
+        calibrate((model.head.fc6, model.head.fc7), lambda: model.eval()(crops))
     model.train()
     with Progress("classification: train", total=recipe.iterations, start=start) as shown:
         for iteration in range(start, recipe.iterations):

@@ -1,0 +1,34 @@
+"""Fixtures: an encoder file, and the embedded data at a handful of images."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.tiny import Counts, make_tiny
+from pretrain.alexnet import AlexNet, Encoder, read_encoder, save_encoder
+
+PROVENANCE = {"method": "random", "variant": "", "supervision": "initialization", "iterations": 0, "seed": 0}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with VOCdevkit and images, a few of each kind."""
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    make_tiny(root, counts=Counts(trainval=24, test=12, segmentation_train=12, segmentation_val=6, unlabelled=12))
+    return root
+
+
+@pytest.fixture(scope="session")
+def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained encoder."""
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    torch.manual_seed(7)
+    save_encoder(path, AlexNet(), PROVENANCE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_file: Path) -> Encoder:
+    """The same, read."""
+    return read_encoder(encoder_file)
