@@ -219,7 +219,8 @@ def _pretrain(options: argparse.Namespace) -> Answer:
     )
     images, shapes = options.images or [TINY / "images"], options.shapes
     shapes = shapes or [_default_shapes()]
-    if not options.images or (mask == "random-region" and TINY in shapes[0].parents):
+    embedded = not options.images or (mask == "random-region" and TINY in shapes[0].parents)
+    if embedded and config.iterations:
         _make_tiny()
     path = pretrain(config, images=images, shapes=shapes, runs=options.runs, device=_device(options.device))
     return 0, f"{path}\n"
