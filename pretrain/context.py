@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pretrain import Defaults, masks
 from pretrain.alexnet import CROP, AlexNet
+from pretrain.rescale import mean_and_deviation
 
 Loss = Literal["l2", "l1"]
 SUPERVISION = "context"
@@ -47,8 +48,7 @@ class ChannelwiseLinear(nn.Module):
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
         """Rescale so that on the batch `x` every output has mean 0 and deviation 1."""
-        output = self(x).flatten(2)
-        mean, deviation = output.mean(0)[:, None], output.std(0)[:, None].clamp(min=1e-6)  # C×1×hw
+        mean, deviation = (value[:, None] for value in mean_and_deviation(self(x).flatten(2)))  # C×1×hw
         self.weight.div_(deviation)
         self.bias.copy_((self.bias - mean) / deviation)
 

@@ -21,7 +21,13 @@ def calibrate(layers: Sequence[nn.Linear | nn.Conv2d], forward: Callable[[], obj
         forward()
         hook.remove()
         output = torch.cat([o.movedim(1, -1).flatten(0, -2) for o in outputs])
-        mean, deviation = output.mean(0), output.std(0).clamp(min=1e-6)
+        mean, deviation = mean_and_deviation(output)
         layer.weight /= deviation.view(-1, *[1] * (layer.weight.ndim - 1))
         assert layer.bias is not None
         layer.bias.copy_((layer.bias - mean) / deviation + 0.1)
+
+
+def mean_and_deviation(output: Tensor) -> tuple[Tensor, Tensor]:
+    """N×… → the mean and deviation over N; a deviation of zero (a constant, or N = 1) counts as 1."""
+    deviation = output.std(0, correction=0)
+    return output.mean(0), torch.where(deviation > 0, deviation, 1.0)

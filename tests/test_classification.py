@@ -224,7 +224,7 @@ def test_calibration_leaves_no_plateau():
     calibrate((head.fc6, head.fc7), lambda: head(x))
     out = head.fc7(torch.relu(head.fc6(x.flatten(1))))
     torch.testing.assert_close(out.mean(0), torch.full((64,), 0.1), atol=1e-3, rtol=0)
-    torch.testing.assert_close(out.std(0), torch.ones(64), atol=1e-3, rtol=0)
+    torch.testing.assert_close(out.std(0, correction=0), torch.ones(64), atol=1e-3, rtol=0)
 
 
 def test_a_one_image_split(encoder, tiny, tmp_path):

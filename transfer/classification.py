@@ -151,9 +151,8 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
     images, labels = _decode(split), torch.from_numpy(split.labels)
     device, due = next(model.parameters()).device, checkpoint_due()
     if recipe.calibrated and not start:
-        crops = random_crops(
-            [images[i].to(device) for i in range(min(64, len(images)))], recipe, generator(seed, "calibrate")
-        )
+        sample = [images[i % len(images)].to(device) for i in range(64)]
+        crops = random_crops(sample, recipe, generator(seed, "calibrate"))
         calibrate((model.head.fc6, model.head.fc7), lambda: model.eval()(crops))
     model.train()
     with Progress("classification: train", total=recipe.iterations, start=start) as shown:
