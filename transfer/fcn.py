@@ -1,5 +1,6 @@
-"""FCN-32s on CaffeNet as an mmsegmentation EncoderDecoder (protocols 6.1)."""
+"""FCN-32s on CaffeNet as an mmsegmentation EncoderDecoder, with its constants and its solver (protocols 6.1)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,9 +8,9 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmseg.models import EncoderDecoder, SegDataPreProcessor
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from mmseg.models.losses import CrossEntropyLoss
 from torch import Tensor, nn
 
+import transfer
 from pretrain.alexnet import MEAN_RGB, AlexNet
 from transfer.head import filled
 from transfer.voc import CLASSES, VOID
@@ -19,33 +20,80 @@ STRIDE = 32
 KERNEL = 63  # of the deconvolution
 
 
+@dataclass(frozen=True)
+class Recipe(transfer.Recipe):
+    """FCN-AlexNet's constants (protocols 6.1) are the defaults."""
+
+    train: str  # 6.1: SBD's train ("sbd"); shrunk recipes: a Segmentation image set of VOC2012
+    test: str  # 6.1: seg11valid, the 736 images of VOC2011 val that are not in SBD's train
+    side: int | None = None  # 6.1: full resolution; shrunk recipes: the longer side
+    conv1_pad: int = 100  # 6.1
+    fc6_pad: int = 0  # 6.1; the crop offset of 18 follows from the two paddings
+    width: int = 4096  # 1.1: fc6 and fc7
+    fc_std: tuple[float, float] = (0.005, 0.005)  # 1.1: the fillers of fc6, fc7; zeros are a dead network (6.2)
+    fc_bias: float = 1.0  # 1.1
+    dropout: float = 0.5  # 6.1
+    background_weight: float = 1.0  # 6.1: the loss weighs all classes alike
+    rate: float = 1e-4  # 6.1: fixed
+    momentum: float = 0.9  # 6.1
+    decay: float = 5e-4  # 6.1
+    score_bias_rate: float = 2.0  # 6.1: multiplies the rate of the score layer's bias, which has no decay; all else 1/1
+    accumulate: int = 20  # 6.1: Caffe's iter_size: gradients averaged over so many batches of 1
+    iterations: int = 100_000  # 6.1: updates, each of `accumulate` images, drawn with replacement
+
+
 def crop_offset(conv1_pad: int, fc6_pad: int) -> int:
     """Where in the deconvolution's output the input's pixel 0 lies; 18 for Caffe's paddings 100 and 0.
 
     Output j of fc6 is centred on input pixel 32·(j - fc6_pad) + 113 - conv1_pad (conv1 4i + 5 - pad,
     three pools 2i + 1, fc6 i + 2.5 - pad), and the deconvolution centres it on its pixel 32·j + 31.
     """
-    return conv1_pad + STRIDE * fc6_pad - 82
+    offset = conv1_pad + STRIDE * fc6_pad - 82
+    if offset < 0:
+        raise ValueError(f"conv1_pad {conv1_pad} and fc6_pad {fc6_pad}: the output would not reach the input's edge")
+    return offset
 
 
 class Backbone(nn.Module):
     """N×3×H×W → (the input, N×width×h×w): `trunk` to pool5, then fc6 and fc7 as convolutions.
 
-    fc6 and fc7 are fresh, filled N(0, 0.005), bias 1 (protocols 1.1), from torch's global generator.
-    The input goes along because the decode head crops to its size.
+    fc6 and fc7 are fresh, filled as the recipe says from torch's global generator. The input goes
+    along because the decode head crops to its size.
     """
 
-    def __init__(self, *, conv1_pad: int, fc6_pad: int, width: int) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.trunk = AlexNet(conv1_pad=conv1_pad)
-        self.fc6 = filled(nn.Conv2d(256, width, 6, padding=fc6_pad), std=0.005, bias=1.0)
-        self.fc7 = filled(nn.Conv2d(width, width, 1), std=0.005, bias=1.0)
+        self.dropout = recipe.dropout
+        self.trunk = AlexNet(conv1_pad=recipe.conv1_pad)
+        fc6 = nn.Conv2d(256, recipe.width, 6, padding=recipe.fc6_pad)
+        self.fc6 = filled(fc6, std=recipe.fc_std[0], bias=recipe.fc_bias)
+        self.fc7 = filled(nn.Conv2d(recipe.width, recipe.width, 1), std=recipe.fc_std[1], bias=recipe.fc_bias)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """N×3×H×W → (the input, N×width×h×w)."""
-        x = F.dropout(F.relu(self.fc6(self.trunk(images))), 0.5, self.training)
-        return images, F.dropout(F.relu(self.fc7(x)), 0.5, self.training)
+        x = F.dropout(F.relu(self.fc6(self.trunk(images))), self.dropout, self.training)
+        return images, F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+
+
+class PixelLoss(nn.Module):
+    """N×21×H×W, N×H×W → the weighted mean softmax cross-entropy over all pixels but void; 0 if all are void.
+
+    Written out because mmseg's own fails when it is given class weights and asked to leave void out of the mean.
+    """
+
+    loss_name = "loss_ce"
+    weights: Tensor
+
+    def __init__(self, *, background_weight: float) -> None:
+        super().__init__()
+        weights = torch.tensor([background_weight] + [1.0] * len(CLASSES))
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, scores: Tensor, truth: Tensor, weight: None = None, ignore_index: int = VOID) -> Tensor:  # noqa: ARG002
+        """N×21×H×W, N×H×W → a scalar; mmseg passes a weight of None."""
+        total = F.cross_entropy(scores, truth, self.weights, ignore_index=ignore_index, reduction="sum")
+        return total / self.weights[truth[truth != ignore_index]].sum().clamp(min=1e-6)
 
 
 class DecodeHead(BaseDecodeHead):  # type: ignore[misc]
@@ -55,17 +103,16 @@ class DecodeHead(BaseDecodeHead):  # type: ignore[misc]
     21×21 dense with bilinear weights on the diagonal; grouped, it is the same map.
     """
 
-    def __init__(self, *, width: int, offset: int) -> None:
-        loss = dict(type=CrossEntropyLoss, avg_non_ignore=True)
-        super().__init__(
-            width, width, num_classes=len(LABELS), dropout_ratio=0, ignore_index=VOID, loss_decode=loss, init_cfg=None
-        )
+    def __init__(self, recipe: Recipe) -> None:
+        loss = {"type": PixelLoss, "background_weight": recipe.background_weight}
+        sizes = {"in_channels": recipe.width, "channels": recipe.width, "num_classes": len(LABELS)}
+        super().__init__(**sizes, dropout_ratio=0, ignore_index=VOID, loss_decode=loss, init_cfg=None)
         nn.init.zeros_(self.conv_seg.weight)
         nn.init.zeros_(self.conv_seg.bias)
-        self.offset = offset
-        self.upscore = nn.ConvTranspose2d(
-            len(LABELS), len(LABELS), KERNEL, stride=STRIDE, groups=len(LABELS), bias=False
-        ).requires_grad_(False)
+        self.offset = crop_offset(recipe.conv1_pad, recipe.fc6_pad)
+        classes = len(LABELS)
+        self.upscore = nn.ConvTranspose2d(classes, classes, KERNEL, stride=STRIDE, groups=classes, bias=False)
+        self.upscore.requires_grad_(False)
         self.upscore.weight.copy_(bilinear_kernel().expand_as(self.upscore.weight))
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> Tensor:
@@ -81,12 +128,22 @@ def bilinear_kernel() -> Tensor:
     return torch.outer(tent, tent)
 
 
-def build_model(*, conv1_pad: int, fc6_pad: int, width: int) -> Any:
+def build_model(recipe: Recipe) -> Any:
     """The EncoderDecoder with fresh layers; the encoder belongs in `.backbone.trunk`."""
-    head: dict[str, Any] = {"type": DecodeHead, "width": width, "offset": crop_offset(conv1_pad, fc6_pad)}
     return EncoderDecoder(
-        backbone={"type": Backbone, "conv1_pad": conv1_pad, "fc6_pad": fc6_pad, "width": width},
-        decode_head=head,
+        backbone={"type": Backbone, "recipe": recipe},
+        decode_head={"type": DecodeHead, "recipe": recipe},
         data_preprocessor={"type": SegDataPreProcessor, "mean": MEAN_RGB, "std": (1.0, 1.0, 1.0), "size_divisor": 1},
         test_cfg=ConfigDict(mode="whole"),
     )
+
+
+def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Caffe's SGD with its multipliers: only the score layer's bias has its own (protocols 6.1)."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    bias = trained.pop("decode_head.conv_seg.bias")
+    groups: list[dict[str, Any]] = [
+        {"params": list(trained.values())},
+        {"params": [bias], "lr": recipe.rate * recipe.score_bias_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay)

@@ -1,0 +1,322 @@
+"""CaffeNet against protocols 1.1, 5.1 and 6.1, and every way in which an encoder file can be bad."""
+
+import json
+import os
+import pickle
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pretrain.alexnet import AlexNet, expected_shapes, load_encoder, local_response_norm, read_encoder, save_encoder
+from pretrain.files import Failed, Missing
+
+NAMES = [f"conv{k}.{kind}" for k in range(1, 6) for kind in ("weight", "bias")]
+PROVENANCE = {"method": "context", "variant": "central", "supervision": "context", "seed": 3}
+
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def trunk() -> AlexNet:
+    torch.manual_seed(0)
+    return AlexNet()
+
+
+# ---- the network ----
+
+
+def test_shapes_and_parameters(trunk: AlexNet) -> None:
+    assert trunk(torch.zeros(2, 3, 227, 227)).shape == (2, 256, 6, 6)
+    assert trunk.features(torch.zeros(1, 3, 227, 227)).shape == (1, 256, 13, 13)
+    assert sum(p.numel() for p in trunk.parameters()) == 2_334_080
+    assert [p.weight.numel() + p.bias.numel() for p in trunk.convs()] == [34_944, 307_456, 885_120, 663_936, 442_624]  # type: ignore[union-attr]
+
+
+def test_the_state_dict_is_ten_tensors_whatever_the_paddings(trunk: AlexNet) -> None:
+    assert list(trunk.state_dict()) == NAMES
+    assert list(AlexNet(conv1_pad=5, pool1_pad=1, pool2_pad=1).state_dict()) == NAMES
+    shapes = {name: tuple(tensor.shape) for name, tensor in trunk.state_dict().items()}
+    assert expected_shapes() == shapes
+    assert shapes["conv2.weight"] == (256, 48, 5, 5)  # two groups
+    assert not list(trunk.buffers())
+
+
+def test_caffes_fillers(trunk: AlexNet) -> None:
+    for conv, bias in zip(trunk.convs(), (0.0, 1.0, 0.0, 1.0, 1.0), strict=True):
+        assert conv.bias is not None
+        assert conv.bias.eq(bias).all()
+        count = conv.weight.numel()
+        assert abs(conv.weight.std().item() / 0.01 - 1) < 5 / (2 * count) ** 0.5
+        assert abs(conv.weight.mean().item()) < 5 * 0.01 / count**0.5
+        assert conv.weight.abs().max() > 0.035  # a Gaussian, neither uniform nor truncated
+
+
+def test_initialisation_follows_the_global_seed(trunk: AlexNet) -> None:
+    torch.manual_seed(0)
+    again = AlexNet().state_dict()
+    torch.manual_seed(1)
+    other = AlexNet().state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in trunk.state_dict().items())
+    assert not torch.equal(other["conv1.weight"], again["conv1.weight"])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 96])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_lrn_is_torchs(channels: int, memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, channels, 5, 7, dtype=torch.float64) * 300).to(memory_format=memory_format)
+    grad = torch.randn(2, channels, 5, 7, dtype=torch.float64)
+    ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y, expected = local_response_norm(ours), nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)(theirs)
+    assert (x / expected).max() > 1.5  # the divisor matters at this scale
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=0)
+    y.backward(grad)
+    expected.backward(grad)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_lrn_gradient() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 7, 2, 3, dtype=torch.float64) * 100).requires_grad_()
+    assert torch.autograd.gradcheck(local_response_norm, x)
+
+
+def test_lrn_by_hand() -> None:
+    """Channel 0 sees channels 0, 1, 2: d = 1 + 1e-4 / 5 · (100² + 200² + 300²)."""
+    x = torch.tensor([100.0, 200.0, 300.0, 400.0, 500.0, 600.0]).view(1, 6, 1, 1)
+    d = 1 + 1e-4 / 5 * (100**2 + 200**2 + 300**2)
+    assert local_response_norm(x)[0, 0].item() == pytest.approx(100 * d**-0.75, rel=1e-6)
+    assert torch.equal(x.flatten(), torch.arange(100.0, 700.0, 100.0))  # the input is left alone
+
+
+def plain(t: Tensors, x: Tensor, *, pads: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """relu5 and pool5 in torch's own words; groups by splitting, pools by padding with -inf, sizes by Caffe's rule."""
+
+    def conv(x: Tensor, k: int, *, stride: int = 1, pad: int, groups: int = 1) -> Tensor:
+        parts = zip(x.chunk(groups, 1), t[f"conv{k}.weight"].chunk(groups), t[f"conv{k}.bias"].chunk(groups))  # noqa: B905
+        return torch.cat([F.conv2d(a, w, b, stride=stride, padding=pad) for a, w, b in parts], 1).clamp(min=0)
+
+    def pool(x: Tensor, pad: int) -> Tensor:
+        side = x.shape[-1]
+        out = -(-(side + 2 * pad - 3) // 2) + 1  # rounded up …
+        if pad and (out - 1) * 2 >= side + pad:  # … but no window may start in the padding
+            out -= 1
+        far = max(0, (out - 1) * 2 + 3 - pad - side)
+        return F.max_pool2d(F.pad(x, (pad, far, pad, far), value=float("-inf"))[..., : (out - 1) * 2 + 3,
+                            : (out - 1) * 2 + 3], 3, 2)  # fmt: skip
+
+    lrn = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
+    x = lrn(pool(conv(x, 1, stride=4, pad=pads[0]), pads[1]))
+    x = lrn(pool(conv(x, 2, pad=2, groups=2), pads[2]))
+    x = conv(conv(conv(x, 3, pad=1), 4, pad=1, groups=2), 5, pad=1, groups=2)
+    return x, pool(x, 0)
+
+
+@pytest.mark.parametrize("pads", [(0, 0, 0), (5, 1, 1), (100, 0, 0)])
+@pytest.mark.parametrize("side", [227, 131, 134, 145])
+def test_the_trunk_is_a_plain_composition(pads: tuple[int, int, int], side: int) -> None:
+    torch.manual_seed(side)
+    trunk = AlexNet(conv1_pad=pads[0], pool1_pad=pads[1], pool2_pad=pads[2])
+    for conv in trunk.convs():  # lively weights: at the fillers' scale all is bias
+        nn.init.kaiming_normal_(conv.weight)
+    x = torch.randn(1, 3, side, side) * 60
+    with torch.no_grad():
+        relu5, pool5 = plain(trunk.state_dict(), x, pads=pads)
+        assert relu5.std() > 1
+        torch.testing.assert_close(trunk.features(x), relu5, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(trunk(x), pool5, rtol=1e-4, atol=1e-3)
+
+
+def test_sizes_of_the_segmentation_trunk() -> None:
+    """Protocols 6.1: side 500 → 173, 86, 43, 43, 21."""
+    trunk, seen = AlexNet(conv1_pad=100), []
+    for conv in trunk.convs():
+        conv.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].shape[-1], output.shape[-1])))
+    with torch.no_grad():
+        out = trunk(torch.zeros(1, 3, 500, 500))
+    assert seen == [(500, 173), (86, 86), (43, 43), (43, 43), (43, 43)]
+    assert out.shape[-2:] == (21, 21)
+
+
+def test_detection_features_have_stride_16() -> None:
+    trunk = AlexNet(conv1_pad=5, pool1_pad=1, pool2_pad=1)
+    with torch.no_grad():
+        sides = [trunk.features(torch.zeros(1, 3, 16 * k, 64)).shape[2] for k in range(5, 12)]
+    assert sides == list(range(sides[0], sides[0] + 7))
+
+
+# ---- its file ----
+
+
+@pytest.fixture
+def tensors(trunk: AlexNet) -> Tensors:
+    return {name: tensor.clone().contiguous() for name, tensor in trunk.state_dict().items()}
+
+
+def test_roundtrip_is_bit_equal(trunk: AlexNet, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "encoder.safetensors"
+    save_encoder(path, trunk, PROVENANCE)
+    encoder = read_encoder(path)
+    assert encoder.provenance == PROVENANCE
+    assert encoder.path == path
+    assert list(load_file(path)) == sorted(NAMES)
+    torch.manual_seed(99)
+    model = nn.Sequential(nn.Identity(), AlexNet(conv1_pad=100))  # wherever it sits
+    receipt = load_encoder(model[1], encoder)  # type: ignore[arg-type]
+    assert (receipt.loaded, receipt.expected) == (10, 10)
+    for name, tensor in trunk.state_dict().items():
+        assert torch.equal(model.state_dict()[f"1.{name}"], tensor)
+    assert [p.name for p in path.parent.iterdir()] == ["encoder.safetensors"]
+
+
+def test_the_same_encoder_is_the_same_bytes(trunk: AlexNet, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "a", trunk, {**PROVENANCE, "versions": {"b": "2", "a": "1"}})
+    save_encoder(tmp_path / "b", trunk, {"versions": {"a": "1", "b": "2"}, **dict(reversed(PROVENANCE.items()))})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_encoder(tmp_path / "a").sha256 == read_encoder(tmp_path / "b").sha256
+    save_encoder(tmp_path / "b", trunk, {**PROVENANCE, "seed": 4})
+    assert read_encoder(tmp_path / "a").sha256 != read_encoder(tmp_path / "b").sha256
+
+
+def test_half_a_loading_is_an_error(trunk: AlexNet, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "e", trunk, PROVENANCE)
+
+    class Forgetful(AlexNet):
+        def load_state_dict(self, state: Tensors, **_: object) -> None:  # type: ignore[override]
+            nn.Module.load_state_dict(self, {k: v for k, v in state.items() if k != "conv4.weight"}, strict=False)
+
+    with pytest.raises(Failed, match=r"e: only 9 of 10 tensors were loaded"):
+        load_encoder(Forgetful(), read_encoder(tmp_path / "e"))
+
+
+def rename(tensors: Tensors) -> Tensors:
+    return {name.replace("conv", "features."): tensor for name, tensor in tensors.items()}
+
+
+BAD: dict[str, tuple[Callable[[Tensors], Tensors], list[str]]] = {
+    "missing": (lambda t: {k: v for k, v in t.items() if k not in ("conv2.bias", "conv5.weight")},
+                ["missing conv2.bias", "missing conv5.weight"]),
+    "extra": (lambda t: t | {"fc6.weight": torch.zeros(2)}, ["unexpected 'fc6.weight'"]),
+    "extra with an odd name": (lambda t: t | {"a\nb": torch.zeros(2)}, [r"unexpected 'a\nb'"]),
+    "another's names": (rename, [f"missing {name}" for name in NAMES] + ["unexpected 'features.1.weight'"]),
+    "mis-shaped": (lambda t: t | {"conv2.weight": torch.zeros(256, 96, 5, 5)},
+                   ["conv2.weight is (256, 96, 5, 5), not (256, 48, 5, 5)"]),
+    "a scalar": (lambda t: t | {"conv1.bias": torch.tensor(1.0)}, ["conv1.bias is (), not (96,)"]),
+    "float64": (lambda t: t | {"conv1.bias": t["conv1.bias"].double()}, ["conv1.bias is torch.float64, not float32"]),
+    "float16": (lambda t: {k: v.half() for k, v in t.items()}, [f"{n} is torch.float16, not float32" for n in NAMES]),
+    "NaN": (lambda t: t | {"conv3.bias": torch.full((384,), float("nan"))}, ["conv3.bias holds NaN"]),
+    "infinite": (lambda t: t | {"conv3.bias": torch.full((384,), float("-inf"))}, ["conv3.bias holds NaN or inf"]),
+    "two things": (lambda t: {k: v for k, v in t.items() if k != "conv1.bias"} | {"mean": torch.zeros(3)},
+                   ["missing conv1.bias", "unexpected 'mean'"]),
+    "empty": (lambda _: {}, [f"missing {name}" for name in NAMES]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_tensors_are_named(kind: str, tensors: Tensors, tmp_path: Path) -> None:
+    change, expected = BAD[kind]
+    path = tmp_path / "bad.safetensors"
+    save_file(change(tensors), path, metadata={"provenance": json.dumps(PROVENANCE)})
+    message = refusal(path)
+    assert [part for part in expected if part not in message] == []
+    sound = [n for n in NAMES if n not in " ".join(expected)]
+    assert [name for name in sound if name in message] == []
+
+
+def refusal(path: Path) -> str:
+    """The one line with which an encoder file is refused."""
+    with pytest.raises(Failed) as caught:
+        read_encoder(path)
+    message = str(caught.value)
+    assert type(caught.value) is Failed
+    assert caught.value.exit_code == 1
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("provenance", [
+    None, "", "{", "[]", "5", "{}", '{"method": "x"}', '{"method": 1, "variant": "", "supervision": "-"}',
+    '{"method": "x", "variant": null, "supervision": "-"}', "[" * 100_000,
+])  # fmt: skip
+def test_no_provenance(provenance: str | None, tensors: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file(tensors, path, metadata=None if provenance is None else {"provenance": provenance})
+    assert "no provenance" in refusal(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 300, 5_000, 9_000_000, -1])
+def test_a_truncated_file(keep: int, trunk: AlexNet, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, trunk, PROVENANCE)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert "not a readable safetensors file" in refusal(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.safetensors", tmp_path):  # a folder is no encoder either
+        with pytest.raises(Missing, match="no such encoder file") as caught:
+            read_encoder(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+        assert caught.value.exit_code == 3
+
+
+class Payload:
+    """A pickle that makes a folder when it is executed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "torch before 1.6"])
+def test_a_pickle_is_not_executed(kind: str, tmp_path: Path) -> None:
+    path, trace = tmp_path / "encoder.safetensors", tmp_path / "executed"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload(trace)))
+    else:
+        torch.save(Payload(trace), path, _use_new_zipfile_serialization=kind == "torch")
+    assert "pickles are never opened" in refusal(path)
+    assert not trace.exists()
+    path = path.rename(tmp_path / "pickle")
+    pickle.loads(path.read_bytes()) if kind == "pickle" else torch.load(path, weights_only=False)
+    assert trace.exists()  # the payload does work
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_not_written(value: float, tmp_path: Path) -> None:
+    trunk = AlexNet()
+    with torch.no_grad():
+        trunk.conv4.weight[0, 0, 0, 0] = value
+    with pytest.raises(Failed, match=r"encoder.safetensors: not written: conv4.weight holds NaN or infinite"):
+        save_encoder(tmp_path / "encoder.safetensors", trunk, PROVENANCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(tmp_path: Path, trunk: AlexNet) -> None:
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, trunk, PROVENANCE)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(Failed) as caught:
+            save_encoder(path, AlexNet(), PROVENANCE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert str(caught.value).startswith(f"{path}: disk full: ")
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
