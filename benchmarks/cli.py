@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependenc
 import argparse
 import contextlib
 import errno
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,9 +114,9 @@ def _add_pretrain(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
     add("--iterations", type=_count, help="(default with --images: the paper's, 100000)")
     add("--batch", type=_positive, help="images per iteration (default with --images: 64)")
-    add("--lr", type=float, help="Adam's learning rate (default with --images: the paper's)")
+    add("--lr", type=_rate, help="Adam's learning rate (default with --images: the paper's)")
     add("--seed", type=_count, default=0)
-    add("--label", default="", help="added to the row's name, to tell two budgets apart")
+    add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")
     _add_places(parser)
     parser.set_defaults(command=_pretrain)
 
@@ -186,6 +188,21 @@ def _count(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: only letters, digits, '_', '.', '+' and '-', as it becomes part of a path"
+        )
+    return text
 
 
 def _positive(text: str) -> int:

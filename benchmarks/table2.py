@@ -38,6 +38,11 @@ def published_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def columns() -> dict[str, str]:
+    """Task → the heading of its column."""
+    return {task: task.capitalize() for task in TASKS}
+
+
 @dataclass(frozen=True)
 class Section:
     """One table: results of one recipe and, column by column, of one set of data."""
@@ -91,11 +96,8 @@ def frame(section: Section) -> pd.DataFrame:
         if not any(key[0] == place for key in groups):
             groups[place, row["name"], ""] = []
     rows = [_row(group, name, known) for (_, name, _), group in sorted(groups.items())]
-    chance = {TASKS_COLUMNS[task]: _chance(section, task) for task in TASKS}
+    chance = {column: _chance(section, task) for task, column in columns().items()}
     return pd.DataFrame([*rows, {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE} | chance])
-
-
-TASKS_COLUMNS = {task: task.capitalize() for task in TASKS}
 
 
 def _name(result: Result, known: dict[str, dict[str, Any]]) -> str:
@@ -115,10 +117,10 @@ def _row(group: list[Result], name: str, known: dict[str, dict[str, Any]]) -> di
     published = known.get(group[0]["method"]) if group else next(r for r in known.values() if r["name"] == name)
     supervision = published["supervision"] if published else group[0]["encoder"]["provenance"]["supervision"]
     cells = {}
-    for task, column in TASKS_COLUMNS.items():
+    for task, column in columns().items():
         own = [r for r in group if r["task"] == task]
         cells[column] = spread([100 * r["metrics"][TASKS[task].metric] for r in own])
-        if own and published and is_full(own) and published[task] is not None:
+        if own and published and is_full(own) and published.get(task) is not None:
             cells[column] += f" / {published[task]:.1f}"
     return {"Method": name, "Supervision": supervision, "Pre-training time": _time(group)} | cells
 
@@ -202,8 +204,9 @@ def _conditions(section: Section) -> list[str]:
 
 
 def _published_markdown() -> str:
-    columns = {"name": "Method", "supervision": "Supervision", "time": "Pre-training time"} | TASKS_COLUMNS
-    rows = [{c: row[k] if row[k] is not None else NONE for k, c in columns.items()} for row in published_rows()]
+    headings = {"name": "Method", "supervision": "Supervision", "time": "Pre-training time"}
+    headings |= {task: task.capitalize() for task in FULL}
+    rows = [{c: row[k] if row[k] is not None else NONE for k, c in headings.items()} for row in published_rows()]
     table = pd.DataFrame(rows).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
     return "\n".join(
         [
