@@ -58,6 +58,7 @@ class Run:
 
     config: Config
     store: Store | None
+    shapes: dict[str, Any] | None
     folder: Path
     device: torch.device
     pretext: Any
@@ -76,7 +77,8 @@ def pretrain(
     """
     store = build_store(images, runs / "stores") if config.iterations else None
     cut = silhouettes(shapes) if config.mask == "random-region" else None
-    identity = json.dumps([asdict(config), store and store.sha256, cut is not None and _digest(cut)])
+    shapes_used = None if cut is None else {"silhouettes": len(cut), "sha256": _digest(cut)}
+    identity = json.dumps([asdict(config), store and store.sha256, shapes_used])
     folder = runs / "pretrain" / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
     encoder = folder / "encoder.safetensors"
     if encoder.is_file():
@@ -86,7 +88,7 @@ def pretrain(
         reseed(config.seed, "initialisation")
         pretext: Any = method_module(config.method).build(mask=config.mask, loss=config.loss, shapes=cut).to(device)
         optimizer = torch.optim.Adam(pretext.parameters(), lr=config.rate)
-        run = Run(config, store, folder, device, pretext, optimizer)
+        run = Run(config, store, shapes_used, folder, device, pretext, optimizer)
         seconds = _train(run)
         save_encoder(encoder, pretext.encoder, _provenance(run, seconds))
         (folder / "checkpoint.pt").unlink(missing_ok=True)
@@ -189,6 +191,7 @@ def _provenance(run: Run, seconds: float) -> dict[str, Any]:
         "images_seen": run.config.iterations * run.config.batch if store else 0,
         "dataset": store
         and {"name": store.name, "images": store.images, "skipped": store.skipped, "sha256": store.sha256},
+        "shapes": run.shapes,
         "seconds": round(seconds, 1),
         "hardware": provenance.hardware(run.device),
         "versions": provenance.versions(),
