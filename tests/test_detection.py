@@ -393,6 +393,23 @@ def test_chance_is_what_the_wrong_images_earn() -> None:
     assert chance(halves, [wide, truths[0]]) == 1.0  # stretched to the other size
 
 
+def test_rates_limits_and_suppression_are_the_recipes(
+    devkit: Path, score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, limits, overlaps = [], [], []
+    monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", "0")
+    monkeypatch.setattr(detection, "save_checkpoint", lambda _, state: groups.append(state["optimizer"]))
+    monkeypatch.setattr(detection, "limited", lambda found, most: limits.append(most) or limited(found, most))
+    monkeypatch.setattr(detection, "suppressed", lambda found, nms: overlaps.append(nms) or suppressed(found, nms=nms))
+    score(devkit, dataclasses.replace(SHRUNK, iterations=5, rate=1e-4, rate_every=2, nms=0.45, most_per_class=3))
+    weights, biases = ([round(g["param_groups"][k]["lr"], 12) for g in groups] for k in (0, 1))
+    assert weights == [1e-4, 1e-4, 1e-5, 1e-5, 1e-6]
+    assert biases == [2 * rate for rate in weights]
+    assert [g["weight_decay"] for g in groups[0]["param_groups"]] == [5e-4, 0.0]
+    assert {g["momentum"] for g in groups[0]["param_groups"]} == {0.9}
+    assert (limits, overlaps) == ([3 * 5], [0.45])
+
+
 # ---- the whole ----
 
 

@@ -12,10 +12,9 @@ import torch
 from detectron2.layers import batched_nms
 from numpy.typing import NDArray
 
-from pretrain.randomness import generator
 from transfer import voc
 
-CHANCE_DRAWS = 5
+CHANCE_SHIFTS = 5
 OVERLAP = 0.5  # VOCevaldet: an object is found by an overlap of at least this much
 
 
@@ -96,16 +95,18 @@ def average_precision(found: Detections, truths: Sequence[voc.Annotation]) -> di
     return results
 
 
-def chance(found: Detections, truths: Sequence[voc.Annotation], *, seed: int) -> float:
-    """What the boxes alone earn: 11-point mAP with the (score, class) pairs dealt out anew.
+def chance(found: Detections, truths: Sequence[voc.Annotation]) -> float:
+    """What can be earned without looking: 11-point mAP of each image's detections held against another image.
 
-    The pairs of all detections of the image set change places by a random permutation. Boxes, class
-    frequencies and scores stay as they are; which box has which class and score is forgotten. The mean
-    over CHANCE_DRAWS permutations.
+    Boxes are stretched to the other image's size. Class frequencies, usual places and usual sizes all
+    count here, so that only what was seen in the image is above it. The mean over CHANCE_SHIFTS
+    pairings: image i with image i + k, for evenly spaced k. (A single image is paired with itself.)
     """
-    aps = []
-    for draw in range(CHANCE_DRAWS):
-        order = torch.randperm(len(found.scores), generator=generator(seed, "detection", "chance", draw)).numpy()
-        dealt = Detections(found.images, found.labels[order], found.scores[order], found.boxes)
-        aps += [ap[0] for ap in average_precision(dealt, truths).values() if ap]
+    aps, count = [], len(truths)
+    sizes = np.array([(truth.width, truth.height) * 2 for truth in truths])
+    for shift in {max(1, k * count // (CHANCE_SHIFTS + 1)) for k in range(1, CHANCE_SHIFTS + 1)}:
+        other = (np.arange(count) + shift) % count
+        boxes = found.boxes * (sizes[other] / sizes)[found.images]
+        moved = Detections(other[found.images], found.labels, found.scores, boxes)
+        aps += [ap[0] for ap in average_precision(moved, truths).values() if ap]
     return float(np.mean(aps))

@@ -27,7 +27,7 @@ import transfer
 from pretrain.alexnet import MEAN_RGB, AlexNet
 from pretrain.randomness import reseed
 from transfer import voc
-from transfer.head import Head
+from transfer.head import Head, filled
 from transfer.proposals import SelectiveSearch
 
 CLASSES = len(voc.CLASSES)
@@ -37,35 +37,37 @@ DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # box targets are standardised by Predicto
 
 @dataclass(frozen=True)
 class Recipe(transfer.Recipe):
-    """Fast R-CNN's constants. Every field: protocols 5.1 [C FR], except where it says otherwise."""
+    """Fast R-CNN's constants. 5.1, 5.2 …: sections of protocols.md."""
 
-    year: str  # VOC2007
-    train_split: str  # trainval; difficult objects are trained on
-    test_split: str
-    train_images: int | None  # of the split, evenly spaced; None: all
-    test_images: int | None
-    search: SelectiveSearch
-    train_sides: tuple[int, ...]  # shorter side, drawn per image; 5.1 multiscale.yml, 5.2 multi-scale train
-    train_longest: int
-    test_side: int  # 5.2: single-scale test
-    test_longest: int
-    iterations: int  # 5.2: 150k
-    rate: float
-    rate_every: int  # 5.2: x0.1 every 50k
-    rate_factor: float
-    momentum: float
-    decay: float
-    freeze_conv1: bool
-    images_per_batch: int
-    rois_per_image: int
-    foreground_fraction: float
-    foreground_overlap: float
-    background_overlap: float  # RoIs with less are not drawn
-    smooth_l1_beta: float  # sigma 1
-    head_width: int  # fc6, fc7: 1.1
-    nms: float
-    most_per_image: int  # candidates of one class in one image, before NMS
-    most_per_class: int  # times the number of test images: candidates of one class, before NMS
+    year: str  # 5.1: VOC2007
+    train_split: str  # 5.1: trainval. Released code: FR trains on difficult objects, its successor not; we do
+    test_split: str  # 5.1: test
+    train_images: int | None  # 5.1: all (None); fewer are evenly spaced in the split
+    test_images: int | None  # 5.1: all
+    search: SelectiveSearch  # 5.1: about 2000 boxes an image; see transfer.proposals
+    train_sides: tuple[int, ...]  # 5.2 multi-scale training: shorter side, drawn per image from 5.1's five
+    train_longest: int  # 5.1: 2000 with multiple scales
+    test_side: int  # 5.2 single-scale test, 5.1: 600
+    test_longest: int  # 5.1: 1000
+    iterations: int  # 5.2: 150k (released code of FR: 40k)
+    rate: float  # 5.1: 1e-3; biases twice that, without decay
+    rate_every: int  # 5.2: 50k (released code of FR: once, at 30k)
+    rate_factor: float  # 5.1: 0.1
+    momentum: float  # 5.1: 0.9
+    decay: float  # 5.1: 5e-4
+    clip: float | None  # ours: the gradient's norm at most; published: None
+    freeze_conv1: bool  # 5.2. Paper: not said; released code: frozen; we: free, as a random conv1 must be
+    images_per_batch: int  # 5.1: 2
+    rois_per_image: int  # 5.1: 64
+    foreground_fraction: float  # 5.1: 0.25 at most
+    foreground_overlap: float  # 5.1: 0.5 and more
+    background_overlap: float  # 5.1: from 0.1 on; what overlaps less is not drawn
+    smooth_l1_beta: float  # 5.1: sigma 1
+    head_width: int  # 1.1: 4096
+    conditioned: bool  # ours: see BoxHead; published: False
+    nms: float  # 5.1: 0.3
+    most_per_image: int  # 5.1: 100 candidates of a class in an image, before NMS
+    most_per_class: int  # 5.1: 40 candidates of a class times the number of images, before NMS
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,27 @@ class Trunk(Backbone):  # type: ignore[misc]
     def output_shape(self) -> dict[str, Any]:
         """Channels and stride of conv5."""
         return {"conv5": ShapeSpec(channels=256, stride=STRIDE)}
+
+
+class BoxHead(Head):
+    """fc6 and fc7 on conv5, which is first standardised per channel by fixed numbers (0 and 1 unless set).
+
+    The fixed numbers change no function that the head can learn, only how fast it is learnt: a raw
+    conv5 is nearly constant (Caffe's fillers: 1.1 ± 0.1), and plain SGD spends thousands of
+    iterations on that constant.
+    """
+
+    mean: Tensor  # 256×1×1
+    std: Tensor
+
+    def __init__(self, *, width: int) -> None:
+        super().__init__(width=width)
+        self.register_buffer("mean", torch.zeros(256, 1, 1))
+        self.register_buffer("std", torch.ones(256, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×256×6×6 → N×width."""
+        return super().forward((x - self.mean) / self.std)
 
 
 class Predictor(FastRCNNOutputLayers):  # type: ignore[misc]
@@ -147,7 +170,7 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int) -> Any:
     heads = StandardROIHeads(
         box_in_features=["conv5"],
         box_pooler=ROIPooler(output_size=6, scales=(1 / STRIDE,), sampling_ratio=0, pooler_type="ROIPool"),
-        box_head=Head(width=recipe.head_width),
+        box_head=BoxHead(width=recipe.head_width),
         box_predictor=predictor,
         num_classes=CLASSES,
         batch_size_per_image=recipe.rois_per_image,
@@ -160,6 +183,18 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int) -> Any:
     )
     model.backbone.trunk.conv1.requires_grad_(not recipe.freeze_conv1)
     return model
+
+
+@torch.no_grad()
+def condition(model: Any, inputs: Sequence[dict[str, Any]]) -> None:
+    """Standardise conv5 as it is on `inputs`, and fill fc6 and fc7 anew: N(0, √(2 / inputs)), bias 0 (He)."""
+    maps = [model.backbone(model.preprocess_image([one]).tensor)["conv5"] for one in inputs]
+    values = torch.cat([m.squeeze(0).flatten(1) for m in maps], dim=1)
+    head, std = model.roi_heads.box_head, values.std(dim=1)
+    head.mean.copy_(values.mean(dim=1)[:, None, None])
+    head.std.copy_(torch.where(std > 1e-6, std, 1.0)[:, None, None])  # a dead channel stays as it is
+    for layer in (head.fc6, head.fc7):
+        filled(layer, std=(2 / layer.in_features) ** 0.5, bias=0.0)
 
 
 def target_statistics(train: Sequence[Example], *, overlap: float) -> tuple[Tensor, Tensor]:

@@ -119,7 +119,7 @@ def _write(path: Path, found: list[Boxes]) -> None:
 def _read(path: Path) -> list[Boxes] | None:
     """What _write wrote, or None, with a warning, when the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             counts, boxes, digest = file["counts"], file["boxes"], str(file["digest"])
         if digest != _digest(counts, boxes):
             raise ValueError("its digest differs")
