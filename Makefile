@@ -23,8 +23,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt overrides.txt requirements-de
 	touch $@
 
 demo: install
-	$(BIN)/bench pretrain --method random
-	$(BIN)/bench transfer --task all
 	$(BIN)/bench pretrain
 	$(BIN)/bench transfer --task all
 	$(BIN)/bench table2 --recipe tiny
