@@ -8,7 +8,7 @@ from pretrain.context import ContextEncoder, Loss
 
 SUPERVISION = "-"
 MASKS = ()
-TINY = Defaults(iterations=240, batch=32, rate=1e-3)  # on the embedded data, without --images
+TINY = Defaults(iterations=240, batch=32, rate=1e-4)  # on the embedded data, without --images
 
 
 def defaults(mask: str | None) -> Defaults:
