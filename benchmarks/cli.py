@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ RUNS, TINY = Path("runs"), Path("data/tiny")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = parser().parse_args(arguments)
+    # What the frameworks say of their own imports is not for our users.
+    warnings.filterwarnings("ignore", module=r"(torch|mmcv|mmengine|mmseg|detectron2|fvcore)\b")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
             code, answer = options.command(options)

@@ -247,3 +247,8 @@ def test_reading_does_not_change_results(tmp_path):
     for section in sections(found):
         frame(section)
     assert found == before
+
+
+def test_the_committed_table_is_what_the_command_prints():
+    root = Path(__file__).resolve().parent.parent / "results"
+    assert (root / "table2.md").read_text() == report(root, recipe="quick", style="markdown")
