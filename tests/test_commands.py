@@ -174,8 +174,9 @@ def test_interrupt_is_130(here, capsys, monkeypatch):
 
 
 DRIVER = """
-import dataclasses, json, sys
+import dataclasses, json, signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with Ctrl-C ignored
 from benchmarks import cli
 from transfer import TASKS
 shrink = json.loads(sys.argv[1])
@@ -252,7 +253,7 @@ def test_control_c_says_how_to_go_on(tiny, tmp_path):
 
 def test_a_full_disk_loses_nothing(tiny, tmp_path, encoder_file):
     """A file-size limit is a disk that is full for large files: checkpoints fail, results before them stay."""
-    limited = DRIVER.replace("import dataclasses", "import resource, signal, dataclasses", 1).replace(
+    limited = DRIVER.replace("import dataclasses", "import resource, dataclasses", 1).replace(
         "sys.exit(",
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\nsys.exit(",
