@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,3 +292,40 @@ def test_an_encoder_of_another_shape_is_refused(here, capsys):
     code, _, err = bench(capsys, "transfer", "--task", "classification", "--encoder", "small.safetensors")
     assert code == 1
     assert "conv5.weight is (128, 384, 3, 3), not (256, 192, 3, 3)" in err
+
+
+def spoil_xml(text):
+    return lambda devkit: [
+        p.write_text(p.read_text().replace("<xmin>", text)) for p in (devkit / "VOC2007/Annotations").iterdir()
+    ]
+
+
+def empty(name):
+    return lambda devkit: (devkit / name).write_text("\n")
+
+
+SPOILED = {
+    "classification-empty": ("classification", empty("VOC2007/ImageSets/Main/test.txt"), 3, "test.txt"),
+    "detection-empty": ("detection", empty("VOC2007/ImageSets/Main/trainval.txt"), 3, "trainval.txt"),
+    "segmentation-empty": ("segmentation", empty("VOC2012/ImageSets/Segmentation/val.txt"), 3, "val.txt"),
+    "classification-broken": ("classification", spoil_xml("<"), 1, ".xml: broken annotation"),
+    "detection-outside": ("detection", spoil_xml("<xmin>-9"), 1, ".xml: a box is empty or outside"),
+    "segmentation-missing": (
+        "segmentation",
+        lambda devkit: shutil.rmtree(devkit / "VOC2012/SegmentationClass"),
+        3,
+        ".png: not there",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_bad_data_gives_one_line_and_no_result(case, here, shrunk, capsys, tiny, encoder_file):
+    task, spoil, code, said = SPOILED[case]
+    shutil.copytree(tiny, here / "spoiled")
+    spoil(here / "spoiled" / "VOCdevkit")
+    arguments = ("transfer", "--task", task, "--encoder", encoder_file, "--data", here / "spoiled")
+    found, out, err = bench(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert said in err.splitlines()[-1]
+    assert not list(here.rglob("*-seed0.json"))
