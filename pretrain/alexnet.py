@@ -1,13 +1,15 @@
 """CaffeNet conv1…pool5, the encoder that every method learns and every task starts from.
 
 Paper 5.2 and B; protocols 1.1. Input: RGB, 0–255, minus MEAN_RGB. The state dict is exactly ten
-tensors, conv1.weight … conv5.bias, in this package, in every task and in every encoder file.
+tensors, conv1.weight … conv5.bias, in this package, in every task and in every encoder file. An
+imported encoder may be another member of the family (Architecture); its file says which.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 import torch
@@ -19,6 +21,40 @@ from pretrain.files import Failed, Missing, atomic, sha256
 
 MEAN_RGB = (123.0, 117.0, 104.0)  # protocols 2.2; Caffe's B,G,R = 104,117,123 turned round
 CROP = 227
+KERNELS = (11, 5, 3, 3, 3)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What differs between the AlexNets of the literature (protocols 1.3); the default is CaffeNet (1.1).
+
+    `norm` says where LRN stands after conv1 and conv2: behind the pooling (CaffeNet), before it (the
+    original AlexNet), or nowhere. `slope` is that of a leaky ReLU. Kernels, strides and the task's
+    paddings are the same for all.
+    """
+
+    widths: tuple[int, ...] = (96, 256, 384, 384, 256)
+    groups: tuple[int, ...] = (1, 2, 1, 2, 2)
+    norm: Literal["lrn", "lrn-before-pool", "none"] = "lrn"
+    slope: float = 0.0
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The ten names and shapes of an encoder's state dict."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        layers = zip(pairwise((3, *self.widths)), self.groups, KERNELS, strict=True)
+        for k, ((inputs, outputs), groups, side) in enumerate(layers, start=1):
+            shapes[f"conv{k}.weight"] = (outputs, inputs // groups, side, side)
+            shapes[f"conv{k}.bias"] = (outputs,)
+        return shapes
+
+    def __str__(self) -> str:
+        """What differs from CaffeNet, or "CaffeNet"."""
+        own, theirs = asdict(self), asdict(CAFFENET)
+        differing = [f"{key} {own[key]}" for key in own if own[key] != theirs[key]]
+        return f"AlexNet with {', '.join(differing)}" if differing else "CaffeNet"
+
+
+CAFFENET = Architecture()
 
 
 class LocalResponseNorm(torch.autograd.Function):
@@ -72,14 +108,17 @@ class AlexNet(nn.Module):
     generator: N(0, 0.01), biases 0/1/0/1/1.
     """
 
-    def __init__(self, *, conv1_pad: int = 0, pool1_pad: int = 0, pool2_pad: int = 0) -> None:
+    def __init__(
+        self, architecture: Architecture = CAFFENET, *, conv1_pad: int = 0, pool1_pad: int = 0, pool2_pad: int = 0
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 96, 11, stride=4, padding=conv1_pad)
-        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=2)
-        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
-        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=2)
-        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=2)
-        self.pool1_pad, self.pool2_pad = pool1_pad, pool2_pad
+        (w1, w2, w3, w4, w5), (g1, g2, g3, g4, g5) = architecture.widths, architecture.groups
+        self.conv1 = nn.Conv2d(3, w1, 11, stride=4, padding=conv1_pad, groups=g1)
+        self.conv2 = nn.Conv2d(w1, w2, 5, padding=2, groups=g2)
+        self.conv3 = nn.Conv2d(w2, w3, 3, padding=1, groups=g3)
+        self.conv4 = nn.Conv2d(w3, w4, 3, padding=1, groups=g4)
+        self.conv5 = nn.Conv2d(w4, w5, 3, padding=1, groups=g5)
+        self.architecture, self.pool1_pad, self.pool2_pad = architecture, pool1_pad, pool2_pad
         for conv, bias in zip(self.convs(), (0.0, 1.0, 0.0, 1.0, 1.0), strict=True):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
@@ -91,15 +130,25 @@ class AlexNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """N×3×H×W → N×256×h×w: everything up to relu5, before pool5 (stride 16)."""
-        x = F.max_pool2d(F.relu(self.conv1(x)), 3, 2, self.pool1_pad, ceil_mode=True)
-        x = F.relu(self.conv2(local_response_norm(x)))
-        x = F.max_pool2d(x, 3, 2, self.pool2_pad, ceil_mode=True)
-        x = F.relu(self.conv3(local_response_norm(x)))
-        return F.relu(self.conv5(F.relu(self.conv4(x))))
+        x = self._pooled(self._relu(self.conv1(x)), self.pool1_pad)
+        x = self._pooled(self._relu(self.conv2(x)), self.pool2_pad)
+        for conv in (self.conv3, self.conv4, self.conv5):
+            x = self._relu(conv(x))
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """N×3×H×W → N×256×h×w: pool5 (stride 32)."""
         return F.max_pool2d(self.features(x), 3, 2, ceil_mode=True)
+
+    def _relu(self, x: Tensor) -> Tensor:
+        slope = self.architecture.slope
+        return F.leaky_relu(x, slope) if slope else F.relu(x)
+
+    def _pooled(self, x: Tensor, pad: int) -> Tensor:
+        if self.architecture.norm == "lrn-before-pool":
+            x = local_response_norm(x)
+        x = F.max_pool2d(x, 3, 2, pad, ceil_mode=True)
+        return local_response_norm(x) if self.architecture.norm == "lrn" else x
 
 
 def mean_rgb(device: torch.device | str = "cpu") -> Tensor:
@@ -107,21 +156,13 @@ def mean_rgb(device: torch.device | str = "cpu") -> Tensor:
     return torch.tensor(MEAN_RGB, device=device).view(1, 3, 1, 1)
 
 
-def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """The ten names and shapes of an encoder's state dict."""
-    weights = (96, 3, 11, 11), (256, 48, 5, 5), (384, 256, 3, 3), (384, 192, 3, 3), (256, 192, 3, 3)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for k, shape in enumerate(weights, start=1):
-        shapes |= {f"conv{k}.weight": shape, f"conv{k}.bias": shape[:1]}
-    return shapes
-
-
 @dataclass(frozen=True)
 class Encoder:
-    """An encoder file, read and checked: its ten tensors, its digest and its provenance."""
+    """An encoder file, read and checked: its ten tensors, their architecture, its digest and its provenance."""
 
     path: Path
     sha256: str
+    architecture: Architecture
     provenance: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -140,9 +181,11 @@ def save_encoder(path: Path, trunk: AlexNet, provenance: dict[str, Any]) -> None
     Raises Failed, and writes nothing, when a weight is not finite.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
-    if problems := _problems(tensors):
+    if problems := _problems(tensors, trunk.architecture):
         raise Failed(f"{path}: not written: {'; '.join(problems)}: lower --lr")
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
+    if trunk.architecture != CAFFENET:
+        metadata["architecture"] = json.dumps(asdict(trunk.architecture), sort_keys=True)
     with atomic(path) as temporary:  # save_file would hide what the system said of a full disk
         temporary.write_bytes(save(tensors, metadata=metadata))
 
@@ -156,8 +199,9 @@ def read_encoder(path: Path) -> Encoder:
     if not path.is_file():
         raise Missing(f"{path}: no such encoder file: run `bench pretrain`, or check --encoder")
     tensors, metadata = _read_safetensors(path)
-    if problems := _problems(tensors):
-        raise Failed(f"{path}: not a CaffeNet conv1–conv5 encoder: {'; '.join(problems)}")
+    architecture = _architecture(path, metadata)
+    if problems := _problems(tensors, architecture):
+        raise Failed(f"{path}: not the conv1–conv5 of a {architecture}: {'; '.join(problems)}")
     try:
         provenance = json.loads(metadata["provenance"])
         "".join(provenance[key] for key in ("method", "variant", "supervision"))
@@ -166,7 +210,27 @@ def read_encoder(path: Path) -> Encoder:
             f"{path}: no provenance in its metadata, so its row has no name: "
             "write encoders with `bench pretrain`, or pretrain.alexnet.save_encoder"
         ) from None
-    return Encoder(path=path, sha256=sha256(path), provenance=provenance, tensors=tensors)
+    return Encoder(path=path, sha256=sha256(path), architecture=architecture, provenance=provenance, tensors=tensors)
+
+
+def _architecture(path: Path, metadata: dict[str, str]) -> Architecture:
+    """What the file says of its trunk; CaffeNet when it says nothing."""
+    if "architecture" not in metadata:
+        return CAFFENET
+    try:
+        said = json.loads(metadata["architecture"])
+        widths, groups = (tuple(int(n) for n in said[key]) for key in ("widths", "groups"))
+        norm, slope = said["norm"], float(said["slope"])
+        architecture = Architecture(widths, groups, norm, slope)
+        if set(said) != set(asdict(CAFFENET)) or norm not in ("lrn", "lrn-before-pool", "none"):
+            raise ValueError(f"keys {sorted(said)}, norm {norm!r}")
+        if not (0 <= slope < 1 and min(widths) > 0 and min(groups) > 0 and architecture.shapes()):
+            raise ValueError(f"widths {widths}, groups {groups}, slope {slope}")
+        return architecture
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise Failed(
+            f"{path}: its metadata names no architecture of ours ({error}): import the weights again"
+        ) from error
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -180,8 +244,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def _problems(tensors: dict[str, Tensor]) -> list[str]:
-    expected = expected_shapes()
+def _problems(tensors: dict[str, Tensor], architecture: Architecture) -> list[str]:
+    expected = architecture.shapes()
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name!r}" for name in sorted(tensors) if name not in expected]
     for name, shape in expected.items():
@@ -202,10 +266,12 @@ def load_encoder(trunk: AlexNet, encoder: Encoder) -> Receipt:
 
     Raises Failed unless all ten are bit-equal to the file afterwards.
     """
+    if trunk.architecture != encoder.architecture:
+        raise Failed(f"{encoder.path}: weights of a {encoder.architecture} for a trunk that is a {trunk.architecture}")
     trunk.load_state_dict(encoder.tensors, strict=True)
     state = trunk.state_dict()
     equal = sum(torch.equal(state[name].cpu(), tensor) for name, tensor in encoder.tensors.items())
-    receipt = Receipt(loaded=equal, expected=len(expected_shapes()))
+    receipt = Receipt(loaded=equal, expected=len(encoder.tensors))
     if receipt.loaded != receipt.expected:
         raise Failed(f"{encoder.path}: only {receipt.loaded} of {receipt.expected} tensors were loaded")
     return receipt

@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pretrain.alexnet import AlexNet, expected_shapes, load_encoder, local_response_norm, read_encoder, save_encoder
+from pretrain.alexnet import (
+    CAFFENET,
+    AlexNet,
+    Architecture,
+    load_encoder,
+    local_response_norm,
+    read_encoder,
+    save_encoder,
+)
 from pretrain.files import Failed, Missing
 
 NAMES = [f"conv{k}.{kind}" for k in range(1, 6) for kind in ("weight", "bias")]
@@ -43,7 +51,7 @@ def test_the_state_dict_is_ten_tensors_whatever_the_paddings(trunk: AlexNet) -> 
     assert list(trunk.state_dict()) == NAMES
     assert list(AlexNet(conv1_pad=5, pool1_pad=1, pool2_pad=1).state_dict()) == NAMES
     shapes = {name: tuple(tensor.shape) for name, tensor in trunk.state_dict().items()}
-    assert expected_shapes() == shapes
+    assert CAFFENET.shapes() == shapes
     assert shapes["conv2.weight"] == (256, 48, 5, 5)  # two groups
     assert not list(trunk.buffers())
 
@@ -132,6 +140,58 @@ def test_the_trunk_is_a_plain_composition(pads: tuple[int, int, int], side: int)
         assert relu5.std() > 1
         torch.testing.assert_close(trunk.features(x), relu5, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(trunk(x), pool5, rtol=1e-4, atol=1e-3)
+
+
+OTHERS = {
+    "torchvision's": Architecture((64, 192, 384, 256, 256), (1, 1, 1, 1, 1), "none"),
+    "ungrouped": Architecture(groups=(1, 1, 1, 1, 1)),
+    "the original AlexNet": Architecture(norm="lrn-before-pool"),
+    "BiGAN's": Architecture(norm="none", slope=0.2),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_architecture_is_kept_in_the_file(name: str, tmp_path: Path) -> None:
+    trunk = AlexNet(OTHERS[name])
+    assert {n: tuple(t.shape) for n, t in trunk.state_dict().items()} == OTHERS[name].shapes()
+    save_encoder(tmp_path / "e", trunk, PROVENANCE)
+    encoder = read_encoder(tmp_path / "e")
+    assert encoder.architecture == OTHERS[name] != CAFFENET
+    assert load_encoder(AlexNet(encoder.architecture, conv1_pad=5), encoder).loaded == 10
+    with pytest.raises(Failed, match=r"e: weights of a AlexNet with .* for a trunk that is a CaffeNet"):
+        load_encoder(AlexNet(), encoder)
+
+
+def test_leaky_relus_and_the_place_of_lrn() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 131, 131) * 60
+    leaky, before, after = (AlexNet(Architecture(**a)) for a in ({"slope": 0.2}, {"norm": "lrn-before-pool"}, {}))  # type: ignore[arg-type]
+    for trunk in (leaky, before, after):
+        for k, conv in enumerate(trunk.convs()):
+            nn.init.kaiming_normal_(conv.weight, generator=torch.Generator().manual_seed(k))
+    with torch.no_grad():
+        assert leaky(x).min() < 0 <= after(x).min()
+        conv1 = F.relu(after.conv1(x))
+        first = local_response_norm(F.max_pool2d(conv1, 3, 2, ceil_mode=True))
+        second = F.max_pool2d(local_response_norm(conv1), 3, 2, ceil_mode=True)
+        seen: list[Tensor] = []
+        for trunk in (after, before):
+            trunk.conv2.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
+            trunk(x)
+        torch.testing.assert_close(seen, [first, second])
+        assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("said", [
+    "{", "[]", "{}", '{"widths": [96, 256, 384, 384, 256], "groups": [1, 2, 1, 2, 2], "norm": "batch", "slope": 0}',
+    '{"widths": [96, 256, 384, 384], "groups": [1, 2, 1, 2, 2], "norm": "lrn", "slope": 0}',
+    '{"widths": [96, 256, 384, 384, 256], "groups": [1, 0, 1, 2, 2], "norm": "lrn", "slope": 0}',
+    '{"widths": [96, 256, 384, 384, 256], "groups": [1, 2, 1, 2, 2], "norm": "lrn", "slope": NaN}',
+])  # fmt: skip
+def test_an_odd_architecture_is_refused(said: str, tensors: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file(tensors, path, metadata={"provenance": json.dumps(PROVENANCE), "architecture": said})
+    assert "no architecture of ours" in refusal(path)
 
 
 def test_sizes_of_the_segmentation_trunk() -> None:

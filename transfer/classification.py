@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from torch import Tensor, nn
 
-from pretrain.alexnet import AlexNet, Encoder, Receipt, load_encoder, mean_rgb
+from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
 from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, progress
 from pretrain.randomness import generator, reseed, shuffled
@@ -68,11 +68,11 @@ RECIPES = {
 class Classifier(nn.Module):
     """N×3×227×227 → N×20 scores before the sigmoid: AlexNet to pool5, fc6, fc7, fc8."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, architecture: Architecture = CAFFENET) -> None:
         super().__init__()
-        self.trunk = AlexNet()
+        self.trunk = AlexNet(architecture)
         side = (recipe.crop - 35) // 32  # 227 → 6
-        self.head = Head(side=side, width=recipe.width)
+        self.head = Head(channels=architecture.widths[-1], side=side, width=recipe.width)
         # VC: the output layer is N(0, 0.01) with bias 0.1.
         self.fc8 = filled(nn.Linear(recipe.width, len(voc.CLASSES)), std=0.01, bias=0.1)
 
@@ -133,7 +133,7 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
 def build(encoder: Encoder, recipe: Recipe, *, seed: int, device: torch.device) -> tuple[Classifier, Receipt]:
     """A classifier with the encoder's weights and a fresh head, and the receipt for the ten tensors."""
     reseed(seed, "classification", "head")
-    model = Classifier(recipe)
+    model = Classifier(recipe, encoder.architecture)
     receipt = load_encoder(model.trunk, encoder)
     return model.to(device), receipt
 

@@ -192,7 +192,7 @@ def evaluate(
     """
     train, test = (examples(recipe, devkit, split, count, cache=cache) for _, split, count in splits(recipe))
     means, stds = target_statistics(train, overlap=recipe.foreground_overlap)
-    model = build(recipe, means=means, stds=stds, seed=seed)
+    model = build(recipe, means=means, stds=stds, seed=seed, architecture=encoder.architecture)
     receipt = load_encoder(model.backbone.trunk, encoder)
     if recipe.conditioned:
         seen = train[:: max(1, len(train) // CONDITION_IMAGES)]

@@ -24,7 +24,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 import transfer
-from pretrain.alexnet import MEAN_RGB, AlexNet
+from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
 from pretrain.randomness import reseed
 from transfer import voc
 from transfer.head import Head, filled
@@ -82,17 +82,17 @@ class Example:
 class Trunk(Backbone):  # type: ignore[misc]
     """The encoder's conv1…relu5 as a detectron2 backbone. Keys of `trunk` stay those of the encoder file."""
 
-    def __init__(self) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.trunk = AlexNet(conv1_pad=5, pool1_pad=1, pool2_pad=1)
+        self.trunk = AlexNet(architecture, conv1_pad=5, pool1_pad=1, pool2_pad=1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """N×3×H×W → N×256×h×w, under the name conv5."""
+        """N×3×H×W → N×channels×h×w, under the name conv5."""
         return {"conv5": self.trunk.features(x.contiguous(memory_format=torch.channels_last))}
 
     def output_shape(self) -> dict[str, Any]:
         """Channels and stride of conv5."""
-        return {"conv5": ShapeSpec(channels=256, stride=STRIDE)}
+        return {"conv5": ShapeSpec(channels=self.trunk.architecture.widths[-1], stride=STRIDE)}
 
 
 class BoxHead(Head):
@@ -103,13 +103,13 @@ class BoxHead(Head):
     iterations on that constant.
     """
 
-    mean: Tensor  # 256×1×1
+    mean: Tensor  # channels×1×1
     std: Tensor
 
-    def __init__(self, *, width: int) -> None:
-        super().__init__(width=width)
-        self.register_buffer("mean", torch.zeros(256, 1, 1))
-        self.register_buffer("std", torch.ones(256, 1, 1))
+    def __init__(self, *, channels: int, width: int) -> None:
+        super().__init__(channels=channels, width=width)
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """N×256×6×6 → N×width."""
@@ -153,7 +153,7 @@ class Predictor(FastRCNNOutputLayers):  # type: ignore[misc]
         return fast_rcnn_inference(boxes, kept, sizes, score_thresh=0.0, nms_thresh=1.0, topk_per_image=-1)
 
 
-def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int) -> Any:
+def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int, architecture: Architecture = CAFFENET) -> Any:
     """A GeneralizedRCNN with fresh heads; its encoder sits at .backbone.trunk."""
     reseed(seed, "detection", "init")
     predictor = Predictor(
@@ -170,7 +170,7 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int) -> Any:
     heads = StandardROIHeads(
         box_in_features=["conv5"],
         box_pooler=ROIPooler(output_size=6, scales=(1 / STRIDE,), sampling_ratio=0, pooler_type="ROIPool"),
-        box_head=BoxHead(width=recipe.head_width),
+        box_head=BoxHead(channels=architecture.widths[-1], width=recipe.head_width),
         box_predictor=predictor,
         num_classes=CLASSES,
         batch_size_per_image=recipe.rois_per_image,
@@ -179,7 +179,11 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int) -> Any:
         proposal_append_gt=True,
     )
     model = GeneralizedRCNN(
-        backbone=Trunk(), proposal_generator=None, roi_heads=heads, pixel_mean=MEAN_RGB, pixel_std=(1.0, 1.0, 1.0)
+        backbone=Trunk(architecture),
+        proposal_generator=None,
+        roi_heads=heads,
+        pixel_mean=MEAN_RGB,
+        pixel_std=(1.0, 1.0, 1.0),
     )
     model.backbone.trunk.conv1.requires_grad_(not recipe.freeze_conv1)
     return model

@@ -11,7 +11,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 import transfer
-from pretrain.alexnet import MEAN_RGB, AlexNet
+from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
 from transfer.head import filled
 from transfer.voc import CLASSES, VOID
 
@@ -61,11 +61,11 @@ class Backbone(nn.Module):
     along because the decode head crops to its size.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, architecture: Architecture) -> None:
         super().__init__()
         self.dropout = recipe.dropout
-        self.trunk = AlexNet(conv1_pad=recipe.conv1_pad)
-        fc6 = nn.Conv2d(256, recipe.width, 6, padding=recipe.fc6_pad)
+        self.trunk = AlexNet(architecture, conv1_pad=recipe.conv1_pad)
+        fc6 = nn.Conv2d(architecture.widths[-1], recipe.width, 6, padding=recipe.fc6_pad)
         self.fc6 = filled(fc6, std=recipe.fc_std[0], bias=recipe.fc_bias)
         self.fc7 = filled(nn.Conv2d(recipe.width, recipe.width, 1), std=recipe.fc_std[1], bias=recipe.fc_bias)
         self.to(memory_format=torch.channels_last)
@@ -128,10 +128,10 @@ def bilinear_kernel() -> Tensor:
     return torch.outer(tent, tent)
 
 
-def build_model(recipe: Recipe) -> Any:
+def build_model(recipe: Recipe, architecture: Architecture = CAFFENET) -> Any:
     """The EncoderDecoder with fresh layers; the encoder belongs in `.backbone.trunk`."""
     return EncoderDecoder(
-        backbone={"type": Backbone, "recipe": recipe},
+        backbone={"type": Backbone, "recipe": recipe, "architecture": architecture},
         decode_head={"type": DecodeHead, "recipe": recipe},
         data_preprocessor={"type": SegDataPreProcessor, "mean": MEAN_RGB, "std": (1.0, 1.0, 1.0), "size_divisor": 1},
         test_cfg=ConfigDict(mode="whole"),

@@ -26,7 +26,7 @@ from scipy.io import loadmat
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import transfer
-from pretrain.alexnet import Encoder, load_encoder
+from pretrain.alexnet import CAFFENET, Architecture, Encoder, load_encoder
 from pretrain.files import Failed, Missing, digest, load_checkpoint, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, log
 from pretrain.randomness import derived, generator, reseed
@@ -267,10 +267,12 @@ def collate(items: list[Item]) -> Item:
     return {key: [item[key] for item in items] for key in items[0]}
 
 
-def build_runner(recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Runner:
+def build_runner(
+    recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device, architecture: Architecture = CAFFENET
+) -> Runner:
     """mmengine's Runner with the model on `device`, its own hooks, logs and seeding off."""
     reseed(seed, "segmentation", "fresh layers")
-    model = build_model(recipe)
+    model = build_model(recipe, architecture)
     wrapper = OptimWrapper(optimizer(model, recipe), accumulative_counts=recipe.accumulate)
     off = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
     runner = Runner(
@@ -309,7 +311,7 @@ def restore(runner: Runner, path: Path, *, identity: str) -> int:
 def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Outcome:
     """Train FCN-32s on top of the encoder, all layers, then score it at full resolution."""
     with contextlib.redirect_stdout(sys.stderr):  # where mmengine's loggers would write
-        runner = build_runner(recipe, devkit, seed=seed, work=work, device=device)
+        runner = build_runner(recipe, devkit, seed=seed, work=work, device=device, architecture=encoder.architecture)
         receipt = load_encoder(runner.model.backbone.trunk, encoder)
         path, identity = work / "checkpoint.pt", f"{recipe.sha256} {encoder.sha256} {seed}"
         done = restore(runner, path, identity=identity)
