@@ -139,9 +139,11 @@ def _add_transfer(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--encoder", type=Path, help="an encoder.safetensors (default: the one `bench pretrain` wrote last)")
     add(
         "--recipe",
-        choices=("tiny", "quick", "paper"),
         default="tiny",
-        help="tiny: embedded data, minutes; quick: real VOC, cut; paper: the published protocol (default: tiny)",
+        metavar="NAME",
+        help="tiny: embedded data, minutes; quick: real VOC, cut; paper: the published protocol; or a variant of a "
+        "task: paper-fc6-8, paper-fc8, quick-fc6-8, quick-fc8 (classification), paper-40k, paper-conv1-frozen, "
+        "paper-40k-conv1-frozen (detection) (default: tiny)",
     )
     add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
     add("--seed", type=_count, nargs="+", default=[0], help="one or more seeds (default: 0)")
@@ -156,7 +158,7 @@ def _add_table2(commands: "Commands[argparse.ArgumentParser]") -> None:
         "table2", help="print Table 2", description="Print the table of all results on stdout."
     )
     parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
-    parser.add_argument("--recipe", choices=("tiny", "quick", "paper"), help="only the results of this recipe")
+    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where results are kept (default: results)"
     )

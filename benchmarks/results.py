@@ -1,16 +1,22 @@
 """Result files: one JSON per run, whose path follows from its identity and whose identity is inside."""
 
+import base64
+import io
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pretrain.files import Failed, write_text
 
-SCHEMA = 1
+SCHEMA = 2
 KEYS = {
     "schema", "method", "variant", "task", "recipe", "data", "encoder", "receipt", "seed", "metrics", "per_class",
-    "seconds", "resumed", "peak_memory_bytes", "hardware", "versions", "commit", "dirty",
+    "per_image", "seconds", "resumed", "peak_memory_bytes", "hardware", "versions", "commit", "dirty",
 }  # fmt: skip
 
 Result = dict[str, Any]
@@ -29,6 +35,22 @@ def row_name(method: str, variant: str) -> str:
 def result_path(results: Path, *, recipe: str, method: str, variant: str, task: str, seed: int) -> Path:
     """results/<recipe>/<method>[-<variant>]/<task>-seed<k>.json."""
     return results / recipe / row_name(method, variant) / f"{task}-seed{seed}.json"
+
+
+def packed(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Arrays as text: a compressed .npz in base64, the same text for the same arrays."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a name for its own option
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def unpacked(text: str) -> dict[str, NDArray[Any]]:
+    """What `packed` packed. Raises ValueError when it is damaged; no pickle is opened."""
+    try:
+        with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds
+        raise ValueError(f"damaged per-image scores ({error})") from error
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -50,6 +72,8 @@ def read_result(path: Path) -> Result:
         identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
         own = result_path(path.parents[2], recipe=result["recipe"]["name"], **identity)
         provenance = result["encoder"]["provenance"]
+        if not isinstance(result["per_image"], str):
+            raise ValueError("no per-image scores")
         named = (provenance["method"], provenance["variant"]) == (result["method"], result["variant"])
         if own != path or not named:
             raise ValueError(f"its content is that of {own}")

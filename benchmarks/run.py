@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from benchmarks.data import dataset_name
-from benchmarks.results import SCHEMA, Result, read_result, result_path, same_run, write_result
+from benchmarks.results import SCHEMA, Result, packed, read_result, result_path, same_run, write_result
 from pretrain import provenance
 from pretrain.alexnet import Encoder
-from pretrain.files import Failed
+from pretrain.files import Failed, Usage
 from pretrain.progress import log
 from transfer import TASKS, Data, Outcome
 from transfer.voc import find_devkit
@@ -28,8 +28,12 @@ def transfer(
     """Score `encoder` on `tasks` under the recipe of that name; return the result files.
 
     A result made from the same encoder, recipe and data is reused (unless `again`); any other at
-    its place is stale and replaced. Raises what the task raises.
+    its place is stale and replaced. Raises Usage before anything runs when a task has no such recipe,
+    and what the task raises.
     """
+    for task in tasks:
+        if recipe not in (known := TASKS[task].load().RECIPES):
+            raise Usage(f"--recipe {recipe}: {task} has {', '.join(known)}")
     return [
         _run(encoder, task, recipe=recipe, data=data, seed=seed, results=results, runs=runs, device=device, again=again)
         for task in tasks
@@ -80,10 +84,15 @@ def _record(outcome: Outcome, data: Data, encoder: Encoder, device: torch.device
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "data": asdict(data),
-        "encoder": {"sha256": encoder.sha256, "provenance": encoder.provenance},
+        "encoder": {
+            "sha256": encoder.sha256,
+            "architecture": asdict(encoder.architecture),
+            "provenance": encoder.provenance,
+        },
         "receipt": asdict(outcome.receipt),
         "metrics": outcome.metrics,
         "per_class": outcome.per_class,
+        "per_image": packed(outcome.per_image),
         "peak_memory_bytes": _peak_memory(device),
         "hardware": provenance.hardware(device),
         "versions": provenance.versions(),

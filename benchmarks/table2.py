@@ -22,7 +22,7 @@ from pretrain.progress import log
 from transfer import TASKS
 
 Format = Literal["markdown", "csv", "latex", "json"]
-RECIPES = ("paper", "quick", "tiny")
+ORDER = ("paper", "quick", "tiny")  # of the sections; variants ("paper-40k") follow their recipe
 FULL = {  # the official splits, without which nothing is set beside a published number
     "classification": {"train": 5011, "test": 4952},
     "detection": {"train": 5011, "test": 4952},
@@ -65,7 +65,8 @@ def sections(results: Iterable[Result]) -> list[Section]:
     if stale:
         log(f"{stale} results left out: their recipe has changed since; `bench transfer` computes them again")
     found = []
-    for recipe in RECIPES:
+    recipes = {result["recipe"]["name"] for result in current}
+    for recipe in sorted(recipes, key=lambda name: (ORDER.index(name.split("-")[0]), name)):
         own = [result for result in current if result["recipe"]["name"] == recipe]
         ranks = {task: _ranks(r for r in own if r["task"] == task) for task in TASKS}
         for rank in range(max(map(len, ranks.values()))):

@@ -11,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import save_file
 from torch import nn
@@ -104,8 +105,9 @@ def test_a_method_and_a_task_are_one_line_each(here, shrunk, capsys, monkeypatch
     task.RECIPES = {name: transfer.Recipe(name=name) for name in ("tiny", "quick", "paper")}
     task.data = lambda recipe, devkit: transfer.Data("train → test", {"train": 1, "test": 1}, "d")
     task.evaluate = lambda encoder, recipe, devkit, **rest: transfer.Outcome(
-        {"depth": 0.25, "chance_depth": 0.1}, {}, Receipt(10, 10)
+        {"depth": 0.25, "chance_depth": 0.1}, {}, Receipt(10, 10), {"depths": np.full(1, 0.25)}
     )
+    task.resampled = lambda per_image, weights: weights @ per_image["depths"] / weights.sum(1)
     monkeypatch.setitem(sys.modules, "fake_method", method)
     monkeypatch.setitem(sys.modules, "fake_task", task)
     monkeypatch.setitem(pretrain.METHODS, "fake", "fake_method")
@@ -239,7 +241,7 @@ def test_killed_and_started_again_is_the_same(command, tiny, tmp_path, encoder_f
         assert all((one.tensors[name] == two.tensors[name]).all() for name in one.tensors)
     else:
         one, two = read_result(first), read_result(again)
-        assert (one["metrics"], one["per_class"]) == (two["metrics"], two["per_class"])
+        assert all(one[key] == two[key] for key in ("metrics", "per_class", "per_image"))
         assert two["resumed"]
         assert not one["resumed"]
 

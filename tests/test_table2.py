@@ -3,16 +3,32 @@
 import copy
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks import cli
-from benchmarks.results import SCHEMA, read_result, read_results, result_path, row_name, same_run, write_result
+from benchmarks.results import SCHEMA, packed, read_result, read_results, result_path, row_name, same_run, write_result
 from benchmarks.table2 import FULL, frame, published_rows, report, sections, spread
+from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
 from transfer import TASKS
+
+
+# Two test images; a resampling of them moves the score.
+PER_IMAGE = {
+    "classification": {"scores": np.eye(2, 20, dtype=np.float32), "labels": 2 * np.eye(2, 20, dtype=np.int8) - 1},
+    "detection": {
+        "images": np.array([0, 1], np.uint16),
+        "true": np.array([True, True]),
+        "lengths": np.array([2] + [0] * 19),
+        "positives": np.ones((2, 20), np.uint16),
+    },
+    "segmentation": {"tables": np.stack([np.eye(21, dtype=np.int32), np.ones((21, 21), np.int32)])},
+}
 
 
 def make_result(
@@ -42,6 +58,7 @@ def make_result(
         },
         "encoder": {
             "sha256": "e",
+            "architecture": asdict(CAFFENET),
             "provenance": {
                 "method": method,
                 "variant": variant,
@@ -54,6 +71,7 @@ def make_result(
         "seed": seed,
         "metrics": {metric: score, f"chance_{metric}": 0.07},
         "per_class": {"cat": score},
+        "per_image": packed(PER_IMAGE[task]),
         "seconds": 1.0,
         "resumed": False,
         "peak_memory_bytes": 1,

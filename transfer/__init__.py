@@ -5,20 +5,23 @@ A task module holds
 - ``RECIPES``: recipe name → a frozen dataclass derived from Recipe, whose fields cite their source;
 - ``data(recipe, devkit) -> Data``: what the recipe reads there, digested; Missing when it is not there;
 - ``evaluate(encoder, recipe, devkit, *, seed, work, device) -> Outcome``: train, test, score. It keeps
-  its checkpoint in the folder `work` and continues from it, to the same numbers.
+  its checkpoint in the folder `work` and continues from it, to the same numbers;
+- ``resampled(per_image, weights) -> values``: the headline metric when image i counts weights[:, i] times.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # slow to import, and the names of the tasks need none of it
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from pretrain.alexnet import Encoder, Receipt
 
@@ -38,20 +41,29 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Data:
-    """What a recipe reads: the splits ("trainval → test"), images per split, a digest of it all."""
+    """What a recipe reads: the splits ("trainval → test"), images per split, a digest of it all.
+
+    `sources` names what was not read but made, or could have come from elsewhere ("proposals").
+    """
 
     split: str
     images: dict[str, int]
     sha256: str
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The scores of one run, each in [0, 1] under its defined name, and the loading receipt."""
+    """The scores of one run, each in [0, 1] under its defined name, and the loading receipt.
+
+    `per_image` holds what `resampled` of the task needs to compute the headline metric again, image
+    by image in the order of the test split, so that the metric's uncertainty can be asked for later.
+    """
 
     metrics: dict[str, float]
     per_class: dict[str, float | None]
     receipt: "Receipt"
+    per_image: "Mapping[str, NDArray[Any]]" = field(compare=False)  # arrays have no one truth
 
 
 class TaskModule(Protocol):
@@ -66,6 +78,9 @@ class TaskModule(Protocol):
         self, encoder: "Encoder", recipe: Any, devkit: Path, *, seed: int, work: Path, device: "torch.device"
     ) -> Outcome:
         """Transfer, test and score."""
+
+    def resampled(self, per_image: "Mapping[str, NDArray[Any]]", weights: "NDArray[np.int64]") -> "NDArray[np.float64]":
+        """B×images copies of each test image → B values of the headline metric."""
 
 
 @dataclass(frozen=True)

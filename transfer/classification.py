@@ -5,15 +5,16 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
@@ -23,9 +24,9 @@ from pretrain.randomness import generator, reseed, shuffled
 from pretrain.rescale import calibrate
 from transfer import Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
-from transfer.head import Head, filled, parameter_groups
-
-Labels = np.ndarray[tuple[int, int], np.dtype[np.int64]]
+from transfer.head import Head, filled
+from transfer.ranking import Labels, average_precisions, resampled_map
+from transfer.solver import parameter_groups, set_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,24 @@ class Recipe(BaseRecipe):
     bias_decay: float = 1.0  # times the decay
     clip: float = 10.0  # of the global gradient norm
     width: int = 4096  # of fc6 and fc7
+    # Table 2: all. VC's --train-from pool5 and drop7: what lies before stays as loaded, or as filled.
+    trained: Literal["all", "fc6-8", "fc8"] = "all"
     calibrated: bool = False  # fc6 and fc7 rescaled on the training images (pretrain.rescale)
     crops: int = 10  # per test image, from the training distribution
 
 
+PAPER = Recipe(name="paper")
+# Real VOC, about 3 minutes on two CPU cores.
+QUICK = Recipe(
+    name="quick", train_images=1600, test_images=500, iterations=450, rate_step=200, width=1024, calibrated=True
+)
 RECIPES = {
-    "paper": Recipe(name="paper"),
-    # Real VOC, about 3 minutes on two CPU cores.
-    "quick": Recipe(
-        name="quick", train_images=1600, test_images=500, iterations=450, rate_step=200, width=1024, calibrated=True
-    ),
+    "paper": PAPER,
+    "paper-fc6-8": replace(PAPER, name="paper-fc6-8", trained="fc6-8"),
+    "paper-fc8": replace(PAPER, name="paper-fc8", trained="fc8"),
+    "quick": QUICK,
+    "quick-fc6-8": replace(QUICK, name="quick-fc6-8", trained="fc6-8"),
+    "quick-fc8": replace(QUICK, name="quick-fc8", trained="fc8"),
     # The embedded data, about 70 seconds on two CPU cores.
     "tiny": Recipe(name="tiny", iterations=200, rate_step=150, width=512, calibrated=True, crops=4),
 }
@@ -116,7 +125,7 @@ def data(recipe: Recipe, devkit: Path) -> Data:
 
 
 def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Outcome:
-    """Fine-tune all layers on the training split and score the test split.
+    """Fine-tune the layers that the recipe trains on the training split and score the test split.
 
     metrics: map_sklearn (the headline: VC's call, today's step-wise sum), map_trapezoid (what that
     call meant before scikit-learn 0.19), map_11point, each over `crops` crops; map_sklearn_1crop;
@@ -135,6 +144,8 @@ def build(encoder: Encoder, recipe: Recipe, *, seed: int, device: torch.device) 
     reseed(seed, "classification", "head")
     model = Classifier(recipe, encoder.architecture)
     receipt = load_encoder(model.trunk, encoder)
+    model.trunk.requires_grad_(recipe.trained == "all")
+    model.head.requires_grad_(recipe.trained != "fc8")
     return model.to(device), receipt
 
 
@@ -157,8 +168,7 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
     model.train()
     with Progress("classification: train", total=recipe.iterations, start=start) as shown:
         for iteration in range(start, recipe.iterations):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * recipe.rate_factor ** (iteration // recipe.rate_step)
+            set_rates(optimizer, [rate * recipe.rate_factor ** (iteration // recipe.rate_step) for rate in rates])
             reseed(seed, "classification", iteration)
             chosen = shuffled(len(images), batch=recipe.batch, seed=seed, iteration=iteration)
             crops = random_crops([images[i].to(device) for i in chosen], recipe, generator(seed, "crops", iteration))
@@ -248,7 +258,8 @@ def _score(model: Classifier, split: Split, recipe: Recipe, *, seed: int) -> Ten
 
 
 def _outcome(scores: Tensor, labels: Labels, receipt: Receipt) -> Outcome:
-    summed, single = scores.sum(1).double().numpy(), scores[:, 0].double().numpy()
+    totals, first = scores.sum(1).numpy(), scores[:, 0].numpy()
+    summed, single = totals.astype(np.float64), first.astype(np.float64)
     by_name = {
         "map_sklearn": average_precisions(summed, labels, metric="sklearn"),
         "map_trapezoid": average_precisions(summed, labels, metric="trapezoid"),
@@ -258,30 +269,10 @@ def _outcome(scores: Tensor, labels: Labels, receipt: Receipt) -> Outcome:
     }
     means = {name: float(np.mean([v for v in values if v is not None])) for name, values in by_name.items()}
     per_class = dict(zip(voc.CLASSES, by_name["map_sklearn"], strict=True))
-    return Outcome(metrics=means, per_class=per_class, receipt=receipt)
+    per_image = {"scores": totals, "labels": labels.astype(np.int8)}
+    return Outcome(metrics=means, per_class=per_class, receipt=receipt, per_image=per_image)
 
 
-def average_precisions(scores: voc.Floats, labels: Labels, *, metric: str) -> list[float | None]:
-    """images×20 scores and labels → the AP of each class, None where it has no positive image.
-
-    Ambiguous images (label 0) are left out. VC breaks ties against the positives by taking 1e-5 off
-    their scores. `metric`: sklearn, trapezoid, 11point, or chance (the share of positives).
-    """
-    result: list[float | None] = []
-    for column in range(labels.shape[1]):
-        counted = labels[:, column] != 0
-        true = labels[counted, column] > 0
-        score = scores[counted, column] - 1e-5 * true
-        result.append(_average_precision(score, true, metric) if true.any() else None)
-    return result
-
-
-def _average_precision(score: voc.Floats, true: np.ndarray[tuple[int], np.dtype[np.bool_]], metric: str) -> float:
-    if metric == "sklearn":
-        return float(average_precision_score(true, score))
-    if metric == "trapezoid":
-        precision, recall, _ = precision_recall_curve(true, score)
-        return float(auc(recall, precision))
-    if metric == "11point":
-        return voc.ap_11point(*voc.precision_recall(score, true, int(true.sum())))
-    return float(true.mean())
+def resampled(per_image: Mapping[str, NDArray[Any]], weights: NDArray[np.int64]) -> voc.Floats:
+    """B×images copies of each test image → B values of map_sklearn."""
+    return resampled_map(per_image["scores"].astype(np.float64), per_image["labels"].astype(np.int64), weights)

@@ -3,15 +3,17 @@
 protocols 5.1 (FR is rbgirshick/fast-rcnn) and 5.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.utils.events import EventStorage
+from numpy.typing import NDArray
 from PIL import Image
 
 from pretrain.alexnet import Encoder, load_encoder
@@ -19,10 +21,19 @@ from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, log, progress
 from pretrain.randomness import derived, generator, reseed, shuffled
 from transfer import Data, Outcome, voc
-from transfer.detections import Detections, average_precision, chance, joined, limited, suppressed
+from transfer.detections import (
+    Detections,
+    average_precision,
+    chance,
+    joined,
+    limited,
+    per_image,
+    resampled_map,
+    suppressed,
+)
 from transfer.fast_rcnn import STRIDE, Example, Recipe, build, condition, model_input, target_statistics
-from transfer.head import parameter_groups
 from transfer.proposals import SelectiveSearch, proposals
+from transfer.solver import parameter_groups, set_rates
 
 CACHE = Path("runs/proposals")
 CONDITION_IMAGES = 40
@@ -31,22 +42,29 @@ CONDITION_IMAGES = 40
 PAPER = Recipe(
     name="paper",
     year="VOC2007", train_split="trainval", test_split="test", train_images=None, test_images=None,
-    search=SelectiveSearch(mode="fast", side=None, least=20, most=2000),
+    search=SelectiveSearch(mode="fast", side=None, least=20, most=2000), published=True,
     train_sides=(480, 576, 688, 864, 1200), train_longest=2000, test_side=600, test_longest=1000,
     iterations=150_000, rate=1e-3, rate_every=50_000, rate_factor=0.1, momentum=0.9, decay=5e-4,
-    clip=None, freeze_conv1=False,
+    freeze_conv1=False,
     images_per_batch=2, rois_per_image=64, foreground_fraction=0.25, foreground_overlap=0.5, background_overlap=0.1,
     smooth_l1_beta=1.0, head_width=4096, conditioned=False, nms=0.3, most_per_image=100, most_per_class=40,
 )  # fmt: skip
 # With a conditioned head, rates of 8e-4 and more harm a random encoder in so few iterations; 5e-3 diverges.
 SHORT = replace(
     PAPER,
-    name="quick",
+    name="quick", published=False,
     iterations=1200, rate=3e-4, rate_every=960, images_per_batch=4, rois_per_image=32, foreground_fraction=0.5,
     head_width=512, conditioned=True,
 )  # fmt: skip
+# Fast R-CNN as it was published: one scale, 40k iterations. From scratch it ends 10 points lower (5.2).
+PAPER_40K = replace(
+    PAPER, name="paper-40k", train_sides=(600,), train_longest=1000, iterations=40_000, rate_every=30_000
+)
 RECIPES = {
     "paper": PAPER,
+    "paper-conv1-frozen": replace(PAPER, name="paper-conv1-frozen", freeze_conv1=True),
+    "paper-40k": PAPER_40K,
+    "paper-40k-conv1-frozen": replace(PAPER_40K, name="paper-40k-conv1-frozen", freeze_conv1=True),
     # Real VOC, about 4 minutes on two CPU cores, and one more for the proposals the first time.
     "quick": replace(
         SHORT, train_images=1000, test_images=250, search=SelectiveSearch(mode="fast", side=120, least=16, most=500),
@@ -69,7 +87,8 @@ def data(recipe: Recipe, devkit: Path) -> Data:
         counts[role] = len(ids)
         paths += [where(year, i) for i in ids for where in (voc.image_path, voc.annotation_path)]
         paths.append(year / "ImageSets" / "Main" / f"{split}.txt")
-    return Data(f"{recipe.train_split} → {recipe.test_split}", counts, digest(devkit, set(paths)))
+    sources = {"proposals": f"OpenCV {cv2.__version__} selective search, {recipe.search.mode}"}
+    return Data(f"{recipe.train_split} → {recipe.test_split}", counts, digest(devkit, set(paths)), sources)
 
 
 def splits(recipe: Recipe) -> tuple[tuple[str, str, int | None], ...]:
@@ -118,7 +137,6 @@ def batch(train: Sequence[Example], recipe: Recipe, *, seed: int, iteration: int
 def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work: Path, run: str) -> None:
     """Train `model`, continuing from the checkpoint of `run` in `work`; the next images are read meanwhile."""
     groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay)
-    # Caffe's momentum holds the rate, torch's does not: they differ for some steps after each drop.
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
     path, due = work / "checkpoint.pt", checkpoint_due()
@@ -129,16 +147,13 @@ def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work
         for i in range(start, recipe.iterations):
             inputs, ahead = ahead.result(), reader.submit(batch, train, recipe, seed=seed, iteration=i + 1)
             reseed(seed, "detection", i)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * recipe.rate_factor ** (i // recipe.rate_every)
+            set_rates(optimizer, [rate * recipe.rate_factor ** (i // recipe.rate_every) for rate in rates])
             with EventStorage(i):
                 loss = sum(model(inputs).values())
             if not loss.isfinite():
                 raise Failed(f"detection: loss is {loss.item()} at iteration {i}: is the encoder scaled sanely?")
             optimizer.zero_grad()
             loss.backward()
-            if recipe.clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
             shown.step(f"loss {loss.item():.3f}")
             if due() or i + 1 == recipe.iterations:
@@ -206,4 +221,10 @@ def evaluate(
     eleven, area = np.mean(known, axis=0)
     guessed = chance(found, truths)
     metrics = {"map_11point": float(eleven), "map_area": float(area), "chance_map_11point": guessed}
-    return Outcome(metrics, {name: ap[0] if ap else None for name, ap in aps.items()}, receipt)
+    per_class = {name: ap[0] if ap else None for name, ap in aps.items()}
+    return Outcome(metrics, per_class, receipt, per_image(found, truths))
+
+
+def resampled(per_image: Mapping[str, NDArray[Any]], weights: NDArray[np.int64]) -> voc.Floats:
+    """B×images copies of each test image → B values of map_11point."""
+    return resampled_map(per_image, weights)

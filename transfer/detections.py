@@ -3,7 +3,7 @@
 protocols 5.1; FR is rbgirshick/fast-rcnn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from detectron2.layers import batched_nms
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
 
 from transfer import voc
 
@@ -59,14 +60,24 @@ def suppressed(found: Detections, *, nms: float) -> Detections:
     return found[np.concatenate(keep)]
 
 
-def judged(found: Detections, truths: Sequence[voc.Annotation], label: int) -> tuple[voc.Floats, NDArray[np.bool_]]:
-    """Scores and truth of the detections of one class, as VOCevaldet judges them.
+@dataclass(frozen=True)
+class Judged:
+    """The detections of one class by falling score, without those that found a difficult object."""
+
+    images: NDArray[np.int64]
+    scores: voc.Floats
+    true: NDArray[np.bool_]
+
+
+def judged(found: Detections, truths: Sequence[voc.Annotation], label: int) -> Judged:
+    """The detections of one class, as VOCevaldet judges them.
 
     By falling score (ties keep their order), each looks at the object of its class that it overlaps
     most. With an overlap of 0.5 or more it is true if it is the first there, false if not; where that
     object is difficult it is left out of the answer. With less it is false.
     """
     found = found[found.labels == label]
+    found = found[np.argsort(-found.scores, kind="stable")]
     objects = [np.flatnonzero(truth.labels == label) for truth in truths]
     nearest, overlap = np.zeros(len(found.scores), dtype=np.int64), np.zeros(len(found.scores))
     for index in np.unique(found.images):
@@ -76,23 +87,75 @@ def judged(found: Detections, truths: Sequence[voc.Annotation], label: int) -> t
             nearest[mine], overlap[mine] = objects[index][shared.argmax(1)], shared.max(1)
     true, ignored = (np.zeros(len(found.scores), dtype=np.bool_) for _ in range(2))
     taken = set()
-    for i in np.argsort(-found.scores, kind="stable"):
-        if overlap[i] >= OVERLAP:
-            place = int(found.images[i]), int(nearest[i])
-            ignored[i] = truths[place[0]].difficult[place[1]]
-            true[i] = not ignored[i] and place not in taken
-            taken.add(place)
-    return found.scores[~ignored], true[~ignored]
+    for i in np.flatnonzero(overlap >= OVERLAP):
+        place = int(found.images[i]), int(nearest[i])
+        ignored[i] = truths[place[0]].difficult[place[1]]
+        true[i] = not ignored[i] and place not in taken
+        taken.add(place)
+    return Judged(found.images[~ignored], found.scores[~ignored], true[~ignored])
+
+
+def positives(truths: Sequence[voc.Annotation]) -> NDArray[np.int64]:
+    """images×20: the objects that are not difficult."""
+    counts = [np.bincount(t.labels[~t.difficult], minlength=len(voc.CLASSES)) for t in truths]
+    return np.array(counts, dtype=np.int64).reshape(-1, len(voc.CLASSES))
 
 
 def average_precision(found: Detections, truths: Sequence[voc.Annotation]) -> dict[str, tuple[float, float] | None]:
     """Class name → (11-point AP, area AP), or None for a class with no object but difficult ones."""
     results: dict[str, tuple[float, float] | None] = {}
-    for label, name in enumerate(voc.CLASSES):
-        positives = sum(int(((truth.labels == label) & ~truth.difficult).sum()) for truth in truths)
-        curve = voc.precision_recall(*judged(found, truths, label), positives)
-        results[name] = (voc.ap_11point(*curve), voc.ap_area(*curve)) if positives else None
+    for label, count in enumerate(positives(truths).sum(0)):
+        verdict = judged(found, truths, label)
+        curve = voc.precision_recall(verdict.scores, verdict.true, int(count))
+        results[voc.CLASSES[label]] = (voc.ap_11point(*curve), voc.ap_area(*curve)) if count else None
     return results
+
+
+def per_image(found: Detections, truths: Sequence[voc.Annotation]) -> dict[str, NDArray[Any]]:
+    """What resampled_map needs: every class's detections by falling score, as image and truth.
+
+    Those after a class's last true one change no AP, whatever the resampling, and are left out.
+    """
+    verdicts = [judged(found, truths, label) for label in range(len(voc.CLASSES))]
+    lengths = [int(v.true.nonzero()[0][-1]) + 1 if v.true.any() else 0 for v in verdicts]
+    images, true = (
+        np.concatenate([getattr(v, field)[:n] for v, n in zip(verdicts, lengths, strict=True)])
+        for field in ("images", "true")
+    )
+    counts = positives(truths).astype(np.uint16)
+    return {"images": images.astype(np.uint16), "true": true, "lengths": np.array(lengths), "positives": counts}
+
+
+def resampled_map(kept: Mapping[str, NDArray[Any]], weights: NDArray[np.int64]) -> voc.Floats:
+    """What per_image kept, B×images copies of each image → B 11-point mAPs.
+
+    A class that a resampling leaves without objects is left out of its mean. Weights of one give the
+    mean of average_precision. Copies of an image bring their own objects and their own detections.
+    """
+    copies, starts = weights.T.astype(np.float64), np.cumsum(kept["lengths"])[:-1]
+    classes = zip(np.split(kept["images"], starts), np.split(kept["true"], starts), kept["positives"].T, strict=True)
+    columns = [
+        _resampled_ap(images.astype(np.int64), true, objects @ copies, copies) for images, true, objects in classes
+    ]
+    return voc.mean_of_known(np.array(columns))
+
+
+def _resampled_ap(
+    images: NDArray[np.int64], true: NDArray[np.bool_], objects: voc.Floats, copies: voc.Floats
+) -> voc.Floats:
+    """One class: its detections, B numbers of objects, images×B copies → B APs, NaN where there is no object."""
+    hits = np.cumsum(copies[images[true]], axis=0)  # K×B, at each of the K true detections
+    # The false detections between one true detection and the next, counted by image: K×images.
+    gap, false = np.cumsum(true)[~true], images[~true]
+    between = coo_matrix((np.ones(len(gap)), (gap, false)), shape=(len(hits), len(copies))).tocsr()
+    misses = np.cumsum(between @ copies, axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where an image is not in the resampling
+        precision = np.nan_to_num(hits / (hits + misses))
+        recall = hits / objects
+    best = np.maximum.accumulate(np.vstack([precision, np.zeros_like(objects)])[::-1], axis=0)[::-1]
+    reached = [(recall < t).sum(0) for t in np.arange(0.0, 1.1, 0.1)]  # where recall comes to t; K: never
+    ap = np.mean([np.take_along_axis(best, place[None], axis=0)[0] for place in reached], axis=0)
+    return np.where(objects > 0, ap, np.nan)
 
 
 def chance(found: Detections, truths: Sequence[voc.Annotation]) -> float:

@@ -45,18 +45,18 @@ class Recipe(transfer.Recipe):
     train_images: int | None  # 5.1: all (None); fewer are evenly spaced in the split
     test_images: int | None  # 5.1: all
     search: SelectiveSearch  # 5.1: about 2000 boxes an image; see transfer.proposals
-    train_sides: tuple[int, ...]  # 5.2 multi-scale training: shorter side, drawn per image from 5.1's five
-    train_longest: int  # 5.1: 2000 with multiple scales
+    published: bool  # 5.1: the authors' own boxes, where their files lie beside the devkit; shrunken recipes: False
+    train_sides: tuple[int, ...]  # 5.2: shorter side, drawn per image from 5.1's five; FR (paper-40k): 600
+    train_longest: int  # 5.1: 2000 with multiple scales, else 1000
     test_side: int  # 5.2 single-scale test, 5.1: 600
     test_longest: int  # 5.1: 1000
-    iterations: int  # 5.2: 150k (released code of FR: 40k)
+    iterations: int  # 5.2: 150k; FR (paper-40k): 40k
     rate: float  # 5.1: 1e-3; biases twice that, without decay
-    rate_every: int  # 5.2: 50k (released code of FR: once, at 30k)
+    rate_every: int  # 5.2: 50k; FR (paper-40k): once, at 30k
     rate_factor: float  # 5.1: 0.1
     momentum: float  # 5.1: 0.9
     decay: float  # 5.1: 5e-4
-    clip: float | None  # ours: the gradient's norm at most; published: None
-    freeze_conv1: bool  # 5.2. Paper: not said; released code: frozen; we: free, as a random conv1 must be
+    freeze_conv1: bool  # 5.2. Paper: not said; released code: frozen; we: free, as a random conv1 must be; or a variant
     images_per_batch: int  # 5.1: 2
     rois_per_image: int  # 5.1: 64
     foreground_fraction: float  # 5.1: 0.25 at most

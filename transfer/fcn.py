@@ -13,9 +13,9 @@ from torch import Tensor, nn
 import transfer
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
 from transfer.head import filled
+from transfer.iu import LABELS
 from transfer.voc import CLASSES, VOID
 
-LABELS = ("background", *CLASSES)
 STRIDE = 32
 KERNEL = 63  # of the deconvolution
 
@@ -40,6 +40,7 @@ class Recipe(transfer.Recipe):
     score_bias_rate: float = 2.0  # 6.1: multiplies the rate of the score layer's bias, which has no decay; all else 1/1
     accumulate: int = 20  # 6.1: Caffe's iter_size: gradients averaged over so many batches of 1
     iterations: int = 100_000  # 6.1: updates, each of `accumulate` images, drawn with replacement
+    score_every: int | None = None  # 6.1: 4000 iterations; the last score is the headline, the best an extra
 
 
 def crop_offset(conv1_pad: int, fc6_pad: int) -> int:

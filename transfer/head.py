@@ -30,19 +30,3 @@ def filled(layer: Layer, *, std: float, bias: float) -> Layer:
     nn.init.normal_(layer.weight, std=std)
     nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
     return layer
-
-
-def parameter_groups(
-    model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0
-) -> list[dict[str, object]]:
-    """SGD groups as in Caffe's prototxts: biases at `bias_rate` × the rate and `bias_decay` × the decay.
-
-    Frozen parameters (requires_grad False) are left out.
-    """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    weights = [p for name, p in trained if not name.endswith("bias")]
-    biases = [p for name, p in trained if name.endswith("bias")]
-    return [
-        {"params": weights, "lr": rate, "weight_decay": decay},
-        {"params": biases, "lr": rate * bias_rate, "weight_decay": decay * bias_decay},
-    ]

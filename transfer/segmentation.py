@@ -4,7 +4,7 @@ import contextlib
 import math
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from itertools import count
@@ -31,7 +31,8 @@ from pretrain.files import Failed, Missing, digest, load_checkpoint, save_checkp
 from pretrain.progress import Progress, checkpoint_due, log
 from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
-from transfer.fcn import LABELS, Recipe, build_model, optimizer
+from transfer.fcn import Recipe, build_model, optimizer
+from transfer.iu import LABELS, class_iu, histogram, resampled_mean_iu, scores
 
 YEAR = "VOC2012"
 TRAIN, TEST = "train", "test"
@@ -45,7 +46,7 @@ SHRUNK |= {"fc_std": (0.0147, 0.0625), "fc_bias": 0.0, "dropout": 0.0, "rate": 5
 RECIPES = {
     "tiny": Recipe("tiny", test="val", side=128, background_weight=0.15, iterations=360, **SHRUNK),
     "quick": Recipe("quick", test="seg11valid", side=160, background_weight=0.1, iterations=1000, **SHRUNK),
-    "paper": Recipe("paper", train="sbd", test="seg11valid"),
+    "paper": Recipe("paper", train="sbd", test="seg11valid", score_every=4000),
 }
 
 
@@ -172,42 +173,12 @@ class Draws(Sampler[int]):
             yield int(torch.randint(self.images, (), generator=generator(self.seed, "segmentation", "draw", n)))
 
 
-def histogram(truth: NDArray[Any], predicted: NDArray[Any]) -> NDArray[np.int64]:
-    """21×21 counts of pixels by truth (row) and prediction (column), without void."""
-    valid = truth != voc.VOID
-    pairs = truth[valid].astype(np.int64) * len(LABELS) + predicted[valid]
-    return np.bincount(pairs, minlength=len(LABELS) ** 2).reshape(len(LABELS), len(LABELS))
-
-
-def class_iu(table: NDArray[np.int64]) -> voc.Floats:
-    """21×21 → 21 intersections over unions; NaN for a class in neither truth nor prediction."""
-    return _ratio(np.diag(table), table.sum(0) + table.sum(1) - np.diag(table))
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> voc.Floats:
-    return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0))
-
-
-def scores(table: NDArray[np.int64]) -> dict[str, float]:
-    """The four scores of FCN's score.py, and the mean IU of predicting background everywhere."""
-    truth, iu = table.sum(1), class_iu(table)
-    background = np.zeros_like(table)
-    background[:, 0] = truth
-    return {
-        "mean_iu": float(np.nanmean(iu)),
-        "pixel_accuracy": float(np.trace(table) / table.sum()),
-        "mean_accuracy": float(np.nanmean(_ratio(np.diag(table), truth))),
-        "frequency_weighted_iu": float((truth * np.nan_to_num(iu)).sum() / truth.sum()),
-        "chance_mean_iu": float(np.nanmean(class_iu(background))),
-    }
-
-
 class Score(BaseMetric):  # type: ignore[misc]
-    """Adds up one histogram over all test images."""
+    """One histogram for each test image, in `tables` after the test; the scores are those of their sum."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
+        self.tables = np.zeros((0, len(LABELS), len(LABELS)), dtype=np.int64)
 
     def process(self, data_batch: Any, data_samples: Any) -> None:  # noqa: ARG002
         """Count one batch's pixels."""
@@ -217,19 +188,20 @@ class Score(BaseMetric):  # type: ignore[misc]
 
     def compute_metrics(self, results: list[NDArray[np.int64]]) -> dict[str, float]:
         """The scores over all images."""
-        self.table = np.sum(results, axis=0)
-        return scores(self.table)
+        self.tables = np.array(results)
+        return scores(self.tables.sum(0))
 
 
 class Step(mmengine.hooks.Hook):  # type: ignore[misc]
-    """Around each training image: seed dropout, check the loss, show progress, write the checkpoint.
+    """Around each training image: seed dropout, check the loss, show progress, score, write the checkpoint.
 
     Checkpoints are written between updates only, so no gradient is ever half accumulated in one.
+    `history` holds the mean IU after every `score_every` updates.
     """
 
     def __init__(self, recipe: Recipe, *, seed: int, path: Path, identity: str, progress: Progress) -> None:
         self.recipe, self.seed, self.path, self.identity, self.progress = recipe, seed, path, identity, progress
-        self.due = checkpoint_due()
+        self.due, self.history = checkpoint_due(), dict[int, float]()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:  # noqa: ARG002
         """Seed torch for image `batch_idx`."""
@@ -250,9 +222,14 @@ class Step(mmengine.hooks.Hook):  # type: ignore[misc]
         if between:
             return
         self.progress.step(f"loss {loss:.3f}")
+        if self.recipe.score_every and iteration % self.recipe.score_every == 0 and not finished:
+            self.history[iteration] = runner.test()["mean_iu"]
+            runner.model.train()
+            log(f"segmentation: mean IU {100 * self.history[iteration]:.1f} after {iteration} iterations")
         if finished or self.due():
             state = {"identity": self.identity, "images": batch_idx + 1, "model": runner.model.state_dict()}
-            save_checkpoint(self.path, state | {"optimizer": runner.optim_wrapper.state_dict()})
+            state |= {"optimizer": runner.optim_wrapper.state_dict(), "history": self.history}
+            save_checkpoint(self.path, state)
 
 
 def loader(recipe: Recipe, devkit: Path, *, part: str, seed: int) -> DataLoader[Item]:
@@ -294,32 +271,47 @@ def build_runner(
     return runner
 
 
-def restore(runner: Runner, path: Path, *, identity: str) -> int:
-    """Continue from the checkpoint at `path` if it is this run's; the number of images done."""
+def restore(runner: Runner, path: Path, *, identity: str) -> tuple[int, dict[int, float]]:
+    """Continue from the checkpoint at `path` if it is this run's; the number of images done, the scores so far."""
     state = load_checkpoint(path)
     if state is None:
-        return 0
+        return 0, {}
     if state["identity"] != identity:
         log(f"{path}: of another run: starting over")
-        return 0
+        return 0, {}
     runner.model.load_state_dict(state["model"])
     runner.optim_wrapper.load_state_dict(state["optimizer"])
     runner.train_loop._iter = state["images"]
-    return int(state["images"])
+    return int(state["images"]), state["history"]
 
 
 def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Outcome:
-    """Train FCN-32s on top of the encoder, all layers, then score it at full resolution."""
+    """Train FCN-32s on top of the encoder, all layers, then score it at full resolution.
+
+    metrics: those of transfer.iu.scores after the last iteration (mean_iu is the headline), and
+    best_mean_iu, the best seen on the way, where the recipe looks. Paper and released code do not say
+    which one is quoted (protocols 6.1).
+    """
     with contextlib.redirect_stdout(sys.stderr):  # where mmengine's loggers would write
         runner = build_runner(recipe, devkit, seed=seed, work=work, device=device, architecture=encoder.architecture)
         receipt = load_encoder(runner.model.backbone.trunk, encoder)
         path, identity = work / "checkpoint.pt", f"{recipe.sha256} {encoder.sha256} {seed}"
-        done = restore(runner, path, identity=identity)
+        done, history = restore(runner, path, identity=identity)
         total = recipe.iterations
         with Progress("segmentation: train", total=total, start=done // recipe.accumulate) as progress:
-            runner.register_hook(Step(recipe, seed=seed, path=path, identity=identity, progress=progress))
+            step = Step(recipe, seed=seed, path=path, identity=identity, progress=progress)
+            step.history |= history
+            runner.register_hook(step)
             runner.train()
         metrics = runner.test()
-        iu = class_iu(runner.test_evaluator.metrics[0].table)
-    per_class = {name: None if math.isnan(x) else float(x) for name, x in zip(LABELS, iu, strict=True)}
-    return Outcome(metrics=metrics, per_class=per_class, receipt=receipt)
+    tables = runner.test_evaluator.metrics[0].tables
+    if recipe.score_every:
+        metrics["best_mean_iu"] = max(metrics["mean_iu"], *step.history.values())
+    iu = zip(LABELS, class_iu(tables.sum(0)), strict=True)
+    per_class = {name: None if math.isnan(x) else float(x) for name, x in iu}
+    return Outcome(metrics, per_class, receipt, {"tables": tables.astype(np.int32)})
+
+
+def resampled(per_image: Mapping[str, NDArray[Any]], weights: NDArray[np.int64]) -> voc.Floats:
+    """B×images copies of each test image → B values of mean_iu."""
+    return resampled_mean_iu(per_image["tables"], weights)

@@ -171,6 +171,13 @@ def ap_area(precision: Floats, recall: Floats) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
+def mean_of_known(values: Floats) -> Floats:
+    """C×B → B: the mean over the first axis without NaNs; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0.0).sum(0), known.sum(0)
+    return np.asarray(np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0))
+
+
 def overlaps(boxes: Floats, others: Floats) -> Floats:
     """n×4, m×4 → n×m: intersection over union."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])

@@ -1,0 +1,37 @@
+"""Caffe's SGD in torch's words: its multipliers, and its momentum when the rate drops (protocols 1.1, 9 rule 7)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def parameter_groups(
+    model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0
+) -> list[dict[str, object]]:
+    """SGD groups as in Caffe's prototxts: biases at `bias_rate` × the rate and `bias_decay` × the decay.
+
+    Frozen parameters (requires_grad False) are left out.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    weights = [p for name, p in trained if not name.endswith("bias")]
+    biases = [p for name, p in trained if name.endswith("bias")]
+    return [
+        {"params": weights, "lr": rate, "weight_decay": decay},
+        {"params": biases, "lr": rate * bias_rate, "weight_decay": decay * bias_decay},
+    ]
+
+
+def set_rates(optimizer: torch.optim.SGD, rates: Sequence[float]) -> None:
+    """Give each group its rate for the next step, and keep the velocity that Caffe would have.
+
+    Caffe's velocity is v = m·v + rate·g, torch's buffer b = m·b + g with a step of rate·b: v = rate·b,
+    so where the rate changes, b must change the other way for v to stay.
+    """
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if group["lr"] != rate:
+            for parameter in group["params"]:
+                buffer = optimizer.state[parameter].get("momentum_buffer")
+                if buffer is not None:
+                    buffer *= group["lr"] / rate
+            group["lr"] = rate
