@@ -17,7 +17,6 @@ from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
 from transfer import TASKS
 
-
 # Two test images; a resampling of them moves the score.
 PER_IMAGE = {
     "classification": {"scores": np.eye(2, 20, dtype=np.float32), "labels": 2 * np.eye(2, 20, dtype=np.int8) - 1},
