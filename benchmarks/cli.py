@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     _add_pretrain(commands)
     _add_transfer(commands)
     _add_table2(commands)
+    _add_compare(commands)
     _add_data(commands)
     doctor = commands.add_parser(
         "doctor", help="say what is installed, what data is found, and how to mend what is missing"
@@ -148,7 +149,7 @@ def _add_transfer(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
     add("--seed", type=_count, nargs="+", default=[0], help="one or more seeds (default: 0)")
     add("--again", action="store_true", help="compute results that are finished once more")
-    add("--results", type=Path, default=Path("results"), help="where results are kept (default: results)")
+    _add_results(parser)
     _add_places(parser)
     parser.set_defaults(command=_transfer)
 
@@ -159,10 +160,28 @@ def _add_table2(commands: "Commands[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
     parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
+    parser.add_argument("--with", choices=("successors",), dest="also", help="later papers' published rows too")
+    _add_results(parser)
+    parser.set_defaults(command=_table2)
+
+
+def _add_compare(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="say whether row A beats row B",
+        description="Answer, task by task, with a paired bootstrap over the test images, whether row A beats row B.",
+    )
+    parser.add_argument("first", metavar="A", help="a row's folder under results/<recipe>/: context-random-region")
+    parser.add_argument("second", metavar="B", help="another: random")
+    parser.add_argument("--recipe", metavar="NAME", help="(default: every recipe with results of both)")
+    _add_results(parser)
+    parser.set_defaults(command=_compare)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where results are kept (default: results)"
     )
-    parser.set_defaults(command=_table2)
 
 
 def _add_data(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -316,7 +335,15 @@ def _device(name: str | None) -> "torch.device":
 def _table2(options: argparse.Namespace) -> Answer:
     from benchmarks.table2 import report
 
-    return 0, report(options.results, recipe=options.recipe, style=options.format)
+    return 0, report(
+        options.results, recipe=options.recipe, style=options.format, successors=options.also == "successors"
+    )
+
+
+def _compare(options: argparse.Namespace) -> Answer:
+    from benchmarks.compare import compare
+
+    return 0, compare(options.results, options.first, options.second, recipe=options.recipe)
 
 
 def _data_tiny(options: argparse.Namespace) -> Answer:

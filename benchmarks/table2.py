@@ -9,15 +9,16 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
-import yaml
 
+from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
+from benchmarks.published import NONE, Row, published, successors_markdown, table2_markdown
 from benchmarks.results import Result, read_results, row_name
-from pretrain.files import Missing
+from pretrain.alexnet import CAFFENET, described
+from pretrain.files import Missing, Usage
 from pretrain.progress import log
 from transfer import TASKS
 
@@ -28,14 +29,6 @@ FULL = {  # the official splits, without which nothing is set beside a published
     "detection": {"train": 5011, "test": 4952},
     "segmentation": {"train": 8498, "test": 736},
 }
-NONE = "–"
-
-
-def published_rows() -> list[dict[str, Any]]:
-    """The rows of Table 2 as the paper prints them, in its order (published.yaml)."""
-    text = files("benchmarks").joinpath("published.yaml").read_text(encoding="utf-8")
-    rows: list[dict[str, Any]] = yaml.safe_load(text)["table2"]
-    return rows
 
 
 def columns() -> dict[str, str]:
@@ -52,27 +45,29 @@ class Section:
 
 
 def sections(results: Iterable[Result]) -> list[Section]:
-    """Split results so that a column of a section holds one recipe and one set of data.
-
-    Results of a recipe that has changed since are stale: left out, and said so on stderr.
-    """
-    current, stale = [], 0
-    for result in results:
-        recipe = TASKS[result["task"]].load().RECIPES.get(result["recipe"]["name"])
-        fresh = recipe is not None and recipe.sha256 == result["recipe"]["sha256"]
-        current += [result] if fresh else []
-        stale += not fresh
-    if stale:
-        log(f"{stale} results left out: their recipe has changed since; `bench transfer` computes them again")
-    found = []
-    recipes = {result["recipe"]["name"] for result in current}
+    """Split results so that a column of a section holds one recipe and one set of data."""
+    found, fresh = [], current(results)
+    recipes = {result["recipe"]["name"] for result in fresh}
     for recipe in sorted(recipes, key=lambda name: (ORDER.index(name.split("-")[0]), name)):
-        own = [result for result in current if result["recipe"]["name"] == recipe]
+        own = [result for result in fresh if result["recipe"]["name"] == recipe]
         ranks = {task: _ranks(r for r in own if r["task"] == task) for task in TASKS}
         for rank in range(max(map(len, ranks.values()))):
             chosen = [r for r in own if ranks[r["task"]].get(r["data"]["sha256"]) == rank]
             found += [Section(recipe, chosen)] if chosen else []
     return found
+
+
+def current(results: Iterable[Result]) -> list[Result]:
+    """Those of a recipe that has not changed since; the others are stale: left out, and said so on stderr."""
+    fresh, stale = [], 0
+    for result in results:
+        recipe = TASKS[result["task"]].load().RECIPES.get(result["recipe"]["name"])
+        known = recipe is not None and recipe.sha256 == result["recipe"]["sha256"]
+        fresh += [result] if known else []
+        stale += not known
+    if stale:
+        log(f"{stale} results left out: their recipe has changed since; `bench transfer` computes them again")
+    return fresh
 
 
 def _ranks(results: Iterable[Result]) -> dict[str, int]:
@@ -88,12 +83,13 @@ def is_full(results: Sequence[Result]) -> bool:
 
 def frame(section: Section) -> pd.DataFrame:
     """A section as the paper's six columns; the seven rows of the paper keep their place, measured or not."""
-    known = {row["method"]: row for row in published_rows()}
+    paper = published("table2")
+    known = {row["method"]: row for row in (*paper, *published("extra"))}
     groups: dict[tuple[int, str, str], list[Result]] = {}
     for result in section.results:
         place = list(known).index(result["method"]) if result["method"] in known else len(known)
         groups.setdefault((place, _name(result, known), _budget(result)), []).append(result)
-    for place, row in enumerate(known.values()):
+    for place, row in enumerate(paper):
         if not any(key[0] == place for key in groups):
             groups[place, row["name"], ""] = []
     rows = [_row(group, name, known) for (_, name, _), group in sorted(groups.items())]
@@ -101,7 +97,7 @@ def frame(section: Section) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE} | chance])
 
 
-def _name(result: Result, known: dict[str, dict[str, Any]]) -> str:
+def _name(result: Result, known: dict[str, Row]) -> str:
     method, variant = result["method"], result["variant"]
     name = known[method]["name"] if method in known else row_name(method, "")
     return f"{name} ({variant})" if variant else str(name)
@@ -114,15 +110,17 @@ def _budget(result: Result) -> str:
     return json.dumps([provenance.get(key) for key in keys], sort_keys=True)
 
 
-def _row(group: list[Result], name: str, known: dict[str, dict[str, Any]]) -> dict[str, str]:
-    published = known.get(group[0]["method"]) if group else next(r for r in known.values() if r["name"] == name)
-    supervision = published["supervision"] if published else group[0]["encoder"]["provenance"]["supervision"]
+def _row(group: list[Result], name: str, known: dict[str, Row]) -> dict[str, str]:
+    row = known.get(group[0]["method"]) if group else next(r for r in known.values() if r["name"] == name)
+    supervision = row["supervision"] if row else group[0]["encoder"]["provenance"]["supervision"]
     cells = {}
     for task, column in columns().items():
         own = [r for r in group if r["task"] == task]
         cells[column] = spread([100 * r["metrics"][TASKS[task].metric] for r in own])
-        if own and published and is_full(own) and published.get(task) is not None:
-            cells[column] += f" / {published[task]:.1f}"
+        if own:
+            cells[column] += " [{:.1f}, {:.1f}]".format(*interval(replicates(own)))
+        if own and row and row["variant"] == own[0]["variant"] and is_full(own) and row.get(task) is not None:
+            cells[column] += f" / {row[task]:.1f}"
     return {"Method": name, "Supervision": supervision, "Pre-training time": _time(group)} | cells
 
 
@@ -153,15 +151,20 @@ def _chance(section: Section, task: str) -> str:
     return f"{sum(values) / len(values):.1f}" if values else NONE
 
 
-def report(results: Path, *, recipe: str | None, style: Format) -> str:
-    """The tables in `style`, ending in a newline. Raises Missing when there is no result to print."""
+def report(results: Path, *, recipe: str | None, style: Format, successors: bool = False) -> str:
+    """The tables in `style`, ending in a newline; in Markdown the published ones too.
+
+    Raises Missing when there is no result to print, Usage when successors are asked for elsewhere.
+    """
+    if successors and style != "markdown":
+        raise Usage(f"--with successors: published rows are printed in markdown only, not in {style}")
     chosen = [s for s in sections(read_results(results)) if recipe in (None, s.recipe)]
     if not chosen:
         raise Missing(
             f"{results}: no results{f' of recipe {recipe}' if recipe else ''}: run `bench transfer --task all`"
         )
     if style == "markdown":
-        return "\n".join([*map(markdown, chosen), _published_markdown()])
+        return "\n".join([*map(markdown, chosen), table2_markdown(), *([successors_markdown()] if successors else [])])
     table = pd.concat([frame(s).assign(Recipe=s.recipe, Data=_data(s)) for s in chosen], ignore_index=True)
     if style == "csv":
         return table.to_csv(index=False)
@@ -177,7 +180,8 @@ def markdown(section: Section) -> str:
     lines = [
         f"## Table 2, recipe `{section.recipe}` ({what})",
         "",
-        f"Mean ± standard deviation over seeds (number of seeds), percent. Data: {_data(section)}.",
+        f"Percent: mean ± standard deviation over seeds (number of seeds) [{LEVEL}% bootstrap interval over the test "
+        f"images, {RESAMPLES} resamplings]. Data: {_data(section)}.",
         "",
         frame(section).to_markdown(index=False, disable_numparse=True),
         "",
@@ -201,19 +205,12 @@ def _conditions(section: Section) -> list[str]:
     hardware = sorted({r["hardware"] for r in section.results})
     commits = sorted({r["commit"][:10] + (" with local changes" if r["dirty"] else "") for r in section.results})
     metrics = "; ".join(f"{task}: {TASKS[task].metric}, {TASKS[task].split}" for task in TASKS)
-    return [f"Metrics: {metrics}.", f"Transfer on: {'; '.join(hardware)}. Code: {', '.join(commits)}."]
-
-
-def _published_markdown() -> str:
-    headings = {"name": "Method", "supervision": "Supervision", "time": "Pre-training time"}
-    headings |= {task: task.capitalize() for task in FULL}
-    rows = [{c: row[k] if row[k] is not None else NONE for k, c in headings.items()} for row in published_rows()]
-    table = pd.DataFrame(rows).map(lambda cell: f"{cell:.1f}" if isinstance(cell, float) else cell)
-    return "\n".join(
-        [
-            "## Table 2 as published (Pathak et al., CVPR 2016)",
-            "",
-            table.to_markdown(index=False, disable_numparse=True),
-            "",
-        ]
-    )
+    sources = sorted({f"{k.capitalize()}: {v}." for r in section.results for k, v in r["data"]["sources"].items()})
+    others = {row_name(r["method"], r["variant"]): r["encoder"]["architecture"] for r in section.results}
+    trunks = [f"{name}: {described(said)}." for name, said in sorted(others.items()) if described(said) != CAFFENET]
+    return [
+        f"Metrics: {metrics}.",
+        *sources,
+        *trunks,
+        f"Transfer on: {'; '.join(hardware)}. Code: {', '.join(commits)}.",
+    ]

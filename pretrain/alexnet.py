@@ -213,20 +213,23 @@ def read_encoder(path: Path) -> Encoder:
     return Encoder(path=path, sha256=sha256(path), architecture=architecture, provenance=provenance, tensors=tensors)
 
 
+def described(said: dict[str, Any]) -> Architecture:
+    """The architecture that asdict (and JSON) wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    widths, groups = (tuple(int(n) for n in said[key]) for key in ("widths", "groups"))
+    architecture = Architecture(widths, groups, said["norm"], float(said["slope"]))
+    if set(said) != set(asdict(architecture)) or architecture.norm not in ("lrn", "lrn-before-pool", "none"):
+        raise ValueError(f"keys {sorted(said)}, norm {architecture.norm!r}")
+    if not (0 <= architecture.slope < 1 and min(widths) > 0 and min(groups) > 0 and architecture.shapes()):
+        raise ValueError(f"widths {widths}, groups {groups}, slope {architecture.slope}")
+    return architecture
+
+
 def _architecture(path: Path, metadata: dict[str, str]) -> Architecture:
     """What the file says of its trunk; CaffeNet when it says nothing."""
     if "architecture" not in metadata:
         return CAFFENET
     try:
-        said = json.loads(metadata["architecture"])
-        widths, groups = (tuple(int(n) for n in said[key]) for key in ("widths", "groups"))
-        norm, slope = said["norm"], float(said["slope"])
-        architecture = Architecture(widths, groups, norm, slope)
-        if set(said) != set(asdict(CAFFENET)) or norm not in ("lrn", "lrn-before-pool", "none"):
-            raise ValueError(f"keys {sorted(said)}, norm {norm!r}")
-        if not (0 <= slope < 1 and min(widths) > 0 and min(groups) > 0 and architecture.shapes()):
-            raise ValueError(f"widths {widths}, groups {groups}, slope {slope}")
-        return architecture
+        return described(json.loads(metadata["architecture"]))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise Failed(
             f"{path}: its metadata names no architecture of ours ({error}): import the weights again"

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,23 +12,46 @@ import pandas as pd
 import pytest
 
 from benchmarks import cli
-from benchmarks.results import SCHEMA, packed, read_result, read_results, result_path, row_name, same_run, write_result
-from benchmarks.table2 import FULL, frame, published_rows, report, sections, spread
+from benchmarks.bootstrap import RESAMPLES, interval, replicates
+from benchmarks.published import published
+from benchmarks.results import (
+    SCHEMA,
+    packed,
+    read_result,
+    read_results,
+    result_path,
+    row_name,
+    same_run,
+    unpacked,
+    write_result,
+)
+from benchmarks.table2 import FULL, frame, report, sections, spread
 from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
 from transfer import TASKS
+from transfer.ranking import average_precisions
 
-# Two test images; a resampling of them moves the score.
-PER_IMAGE = {
-    "classification": {"scores": np.eye(2, 20, dtype=np.float32), "labels": 2 * np.eye(2, 20, dtype=np.int8) - 1},
-    "detection": {
-        "images": np.array([0, 1], np.uint16),
-        "true": np.array([True, True]),
-        "lengths": np.array([2] + [0] * 19),
-        "positives": np.ones((2, 20), np.uint16),
-    },
-    "segmentation": {"tables": np.stack([np.eye(21, dtype=np.int32), np.ones((21, 21), np.int32)])},
-}
+
+def per_image(task, score, images):
+    """Test images that give `score`, a multiple of 1/40 from 1/2 on; the first two decide, the others hold nothing."""
+    perfect = round(40 * score) - 20  # classes with an AP of 1; that of the others is 1/2
+    if task == "classification":
+        scores, labels = np.zeros((images, 20), np.float32), np.zeros((images, 20), np.int8)
+        scores[0, :perfect] = 2
+        scores[1] = 1
+        labels[:2] = [[1] * 20, [-1] * 20]
+        return {"scores": scores, "labels": labels}
+    if task == "detection":
+        found = [[0]] * perfect + [[1, 0]] * (20 - perfect)  # the images of each class's detections
+        where = np.concatenate(found).astype(np.uint16)
+        lengths = np.array([len(f) for f in found])
+        positives = np.zeros((images, 20), np.uint16)
+        positives[0] = 1
+        return {"images": where, "true": where == 0, "lengths": lengths, "positives": positives}
+    right, wrong = 20 + perfect, 20 - perfect  # of two classes: IU = right / (right + wrong)
+    tables = np.zeros((images, 21, 21), np.int32)
+    tables[0, :2, :2] = [[right, wrong], [0, right]]
+    return {"tables": tables}
 
 
 def make_result(
@@ -53,11 +77,12 @@ def make_result(
             "name": "tiny",
             "split": "trainval → test",
             "images": images or {"train": 4, "test": 2},
+            "sources": {},
             "sha256": data,
         },
         "encoder": {
             "sha256": "e",
-            "architecture": asdict(CAFFENET),
+            "architecture": json.loads(json.dumps(asdict(CAFFENET))),
             "provenance": {
                 "method": method,
                 "variant": variant,
@@ -70,7 +95,7 @@ def make_result(
         "seed": seed,
         "metrics": {metric: score, f"chance_{metric}": 0.07},
         "per_class": {"cat": score},
-        "per_image": packed(PER_IMAGE[task]),
+        "per_image": packed(per_image(task, score, (images or {"test": 2})["test"])),
         "seconds": 1.0,
         "resumed": False,
         "peak_memory_bytes": 1,
@@ -151,12 +176,12 @@ def test_spread_is_the_sample_deviation():
 
 def test_seeds_share_a_row_and_budgets_do_not(tmp_path):
     put(tmp_path, seed=0, score=0.50)
-    put(tmp_path, seed=1, score=0.52)
-    put(tmp_path, seed=2, score=0.90, iterations=999)
+    put(tmp_path, seed=1, score=0.525)
+    put(tmp_path, seed=2, score=0.9, iterations=999)
     (section,) = sections(read_results(tmp_path))
     table = frame(section)
     cells = table[table.Method == "Context encoder (random-region)"].Classification.tolist()
-    assert sorted(cells) == ["51.0 ± 1.4 (2)", "90.0 (1)"]
+    assert sorted(cells) == ["51.2 ± 1.8 (2) [51.2, 100.0]", "90.0 (1) [90.0, 100.0]"]
 
 
 def test_every_row_of_the_paper_keeps_its_place(tmp_path):
@@ -187,12 +212,12 @@ def test_other_data_and_other_recipes_go_to_other_tables(tmp_path):
 
 def test_a_changed_recipe_leaves_the_table(tmp_path, capsys):
     put(tmp_path)
-    path = put(tmp_path, seed=1, score=0.99)
+    path = put(tmp_path, seed=1, score=0.975)
     result = read_result(path)
     result["recipe"]["sha256"] = "of another day"
     write_result(path, result)
     text = report(tmp_path, recipe=None, style="markdown")
-    assert "99.0" not in text
+    assert "97.5" not in text
     assert "1 results left out" in capsys.readouterr().err
 
 
@@ -201,8 +226,10 @@ def test_only_the_full_protocol_stands_beside_published_numbers(tmp_path):
     put(tmp_path / "b", recipe="paper")
     put(tmp_path / "c", recipe="paper", images=FULL["classification"])
     texts = {name: report(tmp_path / name, recipe=None, style="csv") for name in "abc"}
-    assert "50.0 (1) / 56.5" not in texts["a"] + texts["b"]
-    assert "50.0 (1) / 56.5" in texts["c"]
+    assert "/ 56.5" not in texts["a"] + texts["b"]
+    assert re.search(r"50\.0 \(1\) \[[\d., ]+\] / 56\.5", texts["c"])
+    put(tmp_path / "d", recipe="paper", images=FULL["classification"], variant="central")
+    assert "/ 56.5" not in report(tmp_path / "d", recipe=None, style="csv")  # not the encoder that 56.5 stands for
     headings = {name: report(tmp_path / name, recipe=None, style="markdown").splitlines()[0] for name in "abc"}
     assert "not comparable" in headings["a"]
     assert "not comparable" in headings["b"]
@@ -223,8 +250,8 @@ def test_formats_and_bytes(tmp_path, capsys):
     assert "| Method" in printed["markdown"]
     assert printed["markdown"].endswith("|\n")
     rows = pd.read_csv(io.StringIO(printed["csv"]))
-    assert rows.Classification.tolist()[6] == "50.0 (1)"
-    assert json.loads(printed["json"])[6]["Segmentation"] == "60.0 (1)"
+    assert rows.Classification.tolist()[6] == "50.0 (1) [50.0, 100.0]"
+    assert json.loads(printed["json"])[6]["Segmentation"] == "60.0 (1) [60.0, 60.0]"
     assert r"\begin{tabular}" in printed["latex"]
 
 
@@ -238,7 +265,9 @@ def test_no_results_is_missing_data(tmp_path, capsys):
 
 
 def test_published_rows_are_those_of_the_paper():
-    rows = {row["method"]: (row["classification"], row["detection"], row["segmentation"]) for row in published_rows()}
+    rows = {
+        row["method"]: (row["classification"], row["detection"], row["segmentation"]) for row in published("table2")
+    }
     assert rows == {
         "imagenet": (78.2, 56.8, 48.0),
         "random": (53.3, 43.4, 19.8),
@@ -254,7 +283,7 @@ def test_a_new_method_gets_a_row_of_its_own(tmp_path):
     put(tmp_path, method="jigsaw", variant="")
     (section,) = sections(read_results(tmp_path))
     row = frame(section).set_index("Method").loc["jigsaw"]
-    assert (row.Supervision, row.Classification) == ("context", "50.0 (1)")
+    assert (row.Supervision, row.Classification) == ("context", "50.0 (1) [50.0, 100.0]")
 
 
 def test_reading_does_not_change_results(tmp_path):
@@ -272,3 +301,130 @@ def test_the_committed_table_is_what_the_command_prints():
     assert (root / "results" / "table2.md").read_text() == printed
     rows = [line for line in printed.split("## Table 2 as published")[0].splitlines() if line.startswith("|")]
     assert "\n".join(rows) in (root / "README.md").read_text(), "README shows other numbers"
+
+
+# ---- how sure a score is ----
+
+
+def random_result(seed, *, shift=0.0, variant="random-region", data="d", **changes):
+    """A classification result on 200 images whose scores follow the labels the more, the larger `shift`."""
+    truth, noise = np.random.default_rng(0), np.random.default_rng(seed + 1)
+    labels = np.where(truth.random((200, 20)) < 0.2, 1, -1).astype(np.int8)
+    scores = (noise.normal(size=(200, 20)) + shift * labels).astype(np.float32)
+    aps = average_precisions(scores.astype(np.float64), labels.astype(np.int64), metric="sklearn")
+    made = make_result(variant=variant, seed=seed, data=data, images={"train": 4, "test": 200}, **changes)
+    made["metrics"]["map_sklearn"] = float(np.mean([ap for ap in aps if ap is not None]))
+    return made | {"per_image": packed({"scores": scores, "labels": labels})}
+
+
+def save(folder, result):
+    keys = {key: result[key] for key in ("method", "variant", "task", "seed")}
+    write_result(result_path(folder, recipe=result["recipe"]["name"], **keys), result)
+
+
+def test_the_interval_covers_the_score_and_narrows_with_the_images():
+    one = replicates([random_result(0, shift=0.5)])
+    low, high = interval(one)
+    assert low < 100 * random_result(0, shift=0.5)["metrics"]["map_sklearn"] < high
+    assert len(one) == RESAMPLES
+    # By theory the bootstrap's deviation of a mean over classes shrinks as 1/sqrt(images): resample 50 of the images.
+    arrays = unpacked(random_result(0, shift=0.5)["per_image"])
+    few = random_result(0, shift=0.5)
+    few["data"]["images"]["test"] = 50
+    few["per_image"] = packed({key: value[:50] for key, value in arrays.items()})
+    aps = average_precisions(arrays["scores"][:50].astype(float), arrays["labels"][:50].astype(int), metric="sklearn")
+    few["metrics"]["map_sklearn"] = float(np.mean([ap for ap in aps if ap is not None]))
+    assert 1.4 < np.nanstd(replicates([few])) / np.std(one) < 3
+
+
+def test_seeds_are_averaged_within_a_resampling():
+    first, second = random_result(0, shift=0.5), random_result(1, shift=0.5)
+    together = replicates([first, second])
+    np.testing.assert_allclose(together, (replicates([first]) + replicates([second])) / 2)
+
+
+def test_scores_that_do_not_give_the_result_are_refused():
+    result = random_result(0)
+    result["metrics"]["map_sklearn"] += 0.01
+    with pytest.raises(Failed, match=r"tiny/context-random-region/classification-seed0\.json: .*not its score"):
+        replicates([result])
+    result["per_image"] = result["per_image"][:-40]
+    with pytest.raises(Failed, match=r"classification-seed0\.json: its per-image scores cannot be read"):
+        replicates([result])
+
+
+def test_packed_scores_are_the_same_bytes_and_hold_no_pickle():
+    arrays = {"scores": np.arange(3.0)}
+    assert packed(arrays) == packed(arrays)
+    assert (unpacked(packed(arrays))["scores"] == arrays["scores"]).all()
+    with pytest.raises(ValueError, match="damaged per-image scores"):
+        unpacked(packed({"scores": np.array([print], dtype=object)}))
+
+
+def test_compare(tmp_path, capsys):
+    save(tmp_path, random_result(0, shift=0.9))
+    save(tmp_path, random_result(1, shift=0.9))
+    save(tmp_path, random_result(0, shift=0.2, variant="central"))
+    save(tmp_path, random_result(5, shift=0.9, variant="other"))
+
+    def answer(*rows):
+        assert cli.main(["compare", *rows, "--results", str(tmp_path)]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return next(line for line in out.splitlines() if line.startswith("| classification"))
+
+    assert "| yes" in answer("context-random-region", "context-central")
+    assert "no, it is behind" in answer("context-central", "context-random-region")
+    assert "not decided" in answer("context-random-region", "context-other")
+    assert "(2)" in answer("context-random-region", "context-other")
+
+
+def test_compare_what_cannot_be_compared(tmp_path, capsys):
+    save(tmp_path, random_result(0))
+    command = ["compare", "context-random-region", "random", "--results", str(tmp_path)]
+    assert cli.main(command) == 3
+    assert "of both context-random-region and random" in capsys.readouterr().err
+    save(tmp_path, random_result(0, method="random", variant="", data="another"))
+    assert cli.main(command) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "scored on different data" in err
+
+
+# ---- other people's numbers ----
+
+
+def test_successors_stand_apart(tmp_path, capsys):
+    put(tmp_path)
+    assert cli.main(["table2", "--results", str(tmp_path), "--with", "successors"]) == 0
+    out = capsys.readouterr().out
+    heading, rows = out.index("## Successors, as published"), published("successors")
+    assert out.index("## Table 2 as published") < heading
+    assert all(f"| {row['method']}" in out[heading:] for row in rows)
+    counting = next(line for line in out.splitlines() if line.startswith("| Counting"))
+    assert "(" not in counting  # all of it verified
+    rotnet = next(line for line in out.splitlines() if line.startswith("| RotNet"))
+    assert [cell.strip() for cell in rotnet.split("|")[3:7]] == ["(72.97)", "(70.87)", "54.4", "(39.1)"]
+    assert cli.main(["table2", "--results", str(tmp_path), "--with", "successors", "--format", "csv"]) == 2
+    assert "markdown only" in capsys.readouterr().err
+
+
+def test_every_successor_says_what_was_verified():
+    columns = {"classification", "fc68", "detection", "segmentation"}
+    for row in published("successors"):
+        assert set(row) == columns | {"method", "year", "notes", "source", "verified"}
+        assert 2014 < row["year"] < 2021
+        assert isinstance(row["verified"], bool) or set(row["verified"]) <= {c for c in columns if row[c]}
+
+
+def test_table_1_is_published_too():
+    assert [(row["l1"], row["l2"], row["psnr"]) for row in published("table1")] == [
+        (19.92, 6.92, 12.79), (15.10, 4.30, 14.70), (9.37, 1.96, 18.58)]  # fmt: skip
+
+
+def test_an_extra_row_has_its_published_number_and_its_name(tmp_path):
+    put(tmp_path, method="kmeans", variant="", recipe="paper", images=FULL["classification"])
+    (section,) = sections(read_results(tmp_path))
+    table = frame(section)
+    assert len(table) == 9  # the paper's seven, chance, and this one
+    assert table.set_index("Method").loc["k-means initialization"].Classification.endswith("/ 56.6")

@@ -1,0 +1,57 @@
+"""How sure a score is, given its test images: percentile intervals over resampled test sets.
+
+This is not the spread over seeds: it asks what other test images would have given, the seeds ask what
+another training run would have. The resamplings of n images are the same for every result on n
+images, so two rows on the same data are resampled together, and their difference is a paired one.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.results import Result, unpacked
+from pretrain.files import Failed
+from transfer import TASKS
+
+RESAMPLES = 1000
+LEVEL = 95  # percent
+
+
+@cache
+def resamplings(images: int) -> NDArray[np.int64]:
+    """RESAMPLES×images: how often each image is drawn, `images` draws with replacement."""
+    random = np.random.default_rng(images)
+    return random.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
+
+
+def replicates(results: Sequence[Result]) -> NDArray[np.float64]:
+    """RESAMPLES values of the headline metric in percent, the mean over `results`: the seeds of one cell."""
+    return np.asarray(np.mean([_replicates(result) for result in results], axis=0))
+
+
+def _replicates(result: Result) -> NDArray[np.float64]:
+    module, images = TASKS[result["task"]].load(), result["data"]["images"]["test"]
+    try:
+        per_image = unpacked(result["per_image"])
+        kept = module.resampled(per_image, np.vstack([np.ones(images, np.int64), resamplings(images)]))
+    except (KeyError, IndexError, ValueError) as error:
+        raise Failed(f"{_place(result)}: its per-image scores cannot be read ({error}): {AGAIN}") from error
+    if not np.isclose(kept[0], result["metrics"][TASKS[result["task"]].metric], rtol=0, atol=1e-9):
+        raise Failed(f"{_place(result)}: its per-image scores give {kept[0]:.4f}, not its score: {AGAIN}")
+    return 100 * kept[1:]
+
+
+AGAIN = "delete it and run `bench transfer` again"
+
+
+def _place(result: Result) -> str:
+    row = "-".join(filter(None, (result["method"], result["variant"])))
+    return f"{result['recipe']['name']}/{row}/{result['task']}-seed{result['seed']}.json"
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The middle LEVEL percent of the replicates; those without any class to score are left out."""
+    low, high = np.nanpercentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,64 @@
+"""Does row A beat row B? A paired bootstrap over the test images, task by task."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
+from benchmarks.published import NONE
+from benchmarks.results import Result, read_results, row_name
+from benchmarks.table2 import current
+from pretrain.files import Failed, Missing
+from transfer import TASKS
+
+
+def compare(results: Path, first: str, second: str, *, recipe: str | None) -> str:
+    """Markdown: both scores, their difference, its interval and the answer, for every recipe and task both have.
+
+    Row names are those of the folders ("context-random-region"). Raises Missing when the two share no
+    task of a recipe, and Failed when they were scored on different data.
+    """
+    cells: dict[tuple[str, str], dict[str, list[Result]]] = {}
+    for result in current(read_results(results)):
+        name = row_name(result["method"], result["variant"])
+        if name in (first, second) and recipe in (None, result["recipe"]["name"]):
+            cells.setdefault((result["recipe"]["name"], result["task"]), {}).setdefault(name, []).append(result)
+    shared = {key: rows for key, rows in cells.items() if {first, second} == set(rows)}
+    if not shared:
+        raise Missing(f"{results}: no recipe and task with results of both {first} and {second}: run `bench transfer`")
+    text = []
+    for name in sorted({recipe for recipe, _ in shared}):
+        rows = [
+            _row(task, *(shared[name, task][k] for k in (first, second))) for task in TASKS if (name, task) in shared
+        ]
+        heads = {"task": "Task", "a": first, "b": second, "by": "Difference", "interval": f"{LEVEL}% interval"}
+        heads |= {"share": f"{first} ahead", "answer": f"Does {first} beat {second}?"}
+        table = pd.DataFrame(rows).rename(columns=heads).to_markdown(index=False, disable_numparse=True)
+        text += [f"## {first} against {second}, recipe `{name}`", "", table, "", REMARK, ""]
+    return "\n".join(text)
+
+
+REMARK = (
+    f"Percent, means over seeds (number of seeds). Paired bootstrap: {RESAMPLES} resamplings of the test images, the "
+    "same for both; the answer is yes or no where the interval leaves zero out. What another training run would have "
+    "given is not in it: see the spread over seeds."
+)
+
+
+def _row(task: str, first: list[Result], second: list[Result]) -> dict[str, str]:
+    if len({result["data"]["sha256"] for result in (*first, *second)}) > 1:
+        raise Failed(f"{task}: the two rows were scored on different data: run `bench transfer` for both on the same")
+    metric = TASKS[task].metric
+    means = [100 * float(np.mean([r["metrics"][metric] for r in rows])) for rows in (first, second)]
+    gaps = replicates(first) - replicates(second)
+    low, high = interval(gaps)
+    return {
+        "task": task,
+        "a": f"{means[0]:.1f} ({len(first)})",
+        "b": f"{means[1]:.1f} ({len(second)})",
+        "by": f"{means[0] - means[1]:+.1f}",
+        "interval": f"[{low:+.1f}, {high:+.1f}]",
+        "share": f"{100 * np.mean(gaps > 0):.0f}%" if np.isfinite(gaps).any() else NONE,
+        "answer": "yes" if low > 0 else "no, it is behind" if high < 0 else "not decided",
+    }
