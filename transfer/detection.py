@@ -33,9 +33,9 @@ from transfer.detections import (
 )
 from transfer.fast_rcnn import STRIDE, Example, Recipe, build, condition, model_input, target_statistics
 from transfer.proposals import SelectiveSearch, proposals
+from transfer.published_proposals import published_boxes, published_files
 from transfer.solver import parameter_groups, set_rates
 
-CACHE = Path("runs/proposals")
 CONDITION_IMAGES = 40
 
 # 150k iterations of 2 images up to 1200×2000: a day or more on one GPU.
@@ -80,15 +80,31 @@ RECIPES = {
 
 
 def data(recipe: Recipe, devkit: Path) -> Data:
-    """Digest the split lists, images and annotations that `recipe` reads."""
-    year, paths, counts = devkit / recipe.year, [], {}
+    """Digest the split lists, images, annotations and published proposals that `recipe` reads."""
+    year, counts = devkit / recipe.year, {}
+    paths = list(published(recipe, devkit).values())
+    root = devkit.parent if paths else devkit  # the published files lie beside it
     for role, split, count in splits(recipe):
         ids = voc.at_most(voc.image_set(year, "Main", split), count)
         counts[role] = len(ids)
         paths += [where(year, i) for i in ids for where in (voc.image_path, voc.annotation_path)]
         paths.append(year / "ImageSets" / "Main" / f"{split}.txt")
-    sources = {"proposals": f"OpenCV {cv2.__version__} selective search, {recipe.search.mode}"}
-    return Data(f"{recipe.train_split} → {recipe.test_split}", counts, digest(devkit, set(paths)), sources)
+    split_names, sources = f"{recipe.train_split} → {recipe.test_split}", {"proposals": proposal_source(recipe, devkit)}
+    return Data(split_names, counts, digest(root, set(paths)), sources)
+
+
+def published(recipe: Recipe, devkit: Path) -> dict[str, Path]:
+    """Split → the authors' file of its proposals; {} when there is none, or the recipe does without."""
+    names = [split for _, split, _ in splits(recipe)]
+    return published_files(devkit, recipe.year, names) if recipe.published else {}
+
+
+def proposal_source(recipe: Recipe, devkit: Path) -> str:
+    """What the proposals are, for the result and the table."""
+    names = [path.name for path in published(recipe, devkit).values()]
+    if names:
+        return " + ".join(names) + " (published)"
+    return f"OpenCV {cv2.__version__} selective search, {recipe.search.mode}"
 
 
 def splits(recipe: Recipe) -> tuple[tuple[str, str, int | None], ...]:
@@ -99,10 +115,16 @@ def splits(recipe: Recipe) -> tuple[tuple[str, str, int | None], ...]:
 def examples(recipe: Recipe, devkit: Path, split: str, count: int | None, *, cache: Path) -> list[Example]:
     """The images of a split, checked against their annotations, with proposals."""
     year = devkit / recipe.year
-    ids = voc.at_most(voc.image_set(year, "Main", split), count)
+    listed = voc.image_set(year, "Main", split)
+    ids = voc.at_most(listed, count)
     images = [voc.image_path(year, i) for i in ids]
     annotations = [read_checked(image, voc.annotation_path(year, i)) for image, i in zip(images, ids, strict=True)]
-    boxes = proposals(images, recipe.search, cache=cache)
+    if given := published(recipe, devkit):
+        sizes = {i: (a.width, a.height) for i, a in zip(ids, annotations, strict=True)}
+        by_id = published_boxes(given[split], listed=listed, sizes=sizes)
+        boxes = [by_id[i] for i in ids]
+    else:
+        boxes = proposals(images, recipe.search, cache=cache)
     return [Example(*parts) for parts in zip(images, annotations, boxes, strict=True)]
 
 
@@ -198,13 +220,18 @@ def distinct(given: Any) -> Any:
 
 
 def evaluate(
-    encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device, cache: Path = CACHE
-) -> Outcome:
-    """Train on the train split, then score the test split; the images' proposals are kept in `cache`.
+    encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device,
+    cache: Path | None = None,
+) -> Outcome:  # fmt: skip
+    """Train on the train split, then score the test split.
+
+    Proposals that are computed are kept in `cache`; by default RUNS/proposals where `work` is RUNS/transfer/….
 
     map_11point and map_area: the mean over the classes of per_class with an object to find.
     chance_map_11point: see transfer.detections.chance.
     """
+    cache = cache or next((folder.parent for folder in work.parents if folder.name == "transfer"), work) / "proposals"
+    log(f"detection: proposals: {proposal_source(recipe, devkit)}")
     train, test = (examples(recipe, devkit, split, count, cache=cache) for _, split, count in splits(recipe))
     means, stds = target_statistics(train, overlap=recipe.foreground_overlap)
     model = build(recipe, means=means, stds=stds, seed=seed, architecture=encoder.architecture)
