@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from benchmarks.table2 import Section, markdown
 from benchmarks.tiny import Counts, make_tiny
 from pretrain.alexnet import Encoder
 from pretrain.files import Failed, Missing
@@ -276,15 +275,3 @@ def test_computed_proposals_are_kept_under_runs(devkit: Path, tmp_path: Path, en
     for work, cache in (("runs/transfer/test/random/detection-seed0-x", "runs/proposals"), ("work", "work/proposals")):
         evaluate(encoder, recipe, devkit, seed=0, work=tmp_path / work, device=torch.device("cpu"))
         assert len(list((tmp_path / cache).glob("*.npz"))) == 2
-
-
-def test_the_table_names_the_proposals() -> None:
-    result = {
-        "recipe": {"name": "tiny"}, "task": "detection", "method": "random", "variant": "", "hardware": "a machine",
-        "commit": "c" * 40, "dirty": False, "encoder": {"provenance": {"supervision": "none"}},
-        "metrics": {"map_11point": 0.1, "chance_map_11point": 0.0},
-        "data": {"name": "tiny", "split": "trainval → test", "images": {"train": 1, "test": 1}, "sha256": "d"},
-    }  # fmt: skip
-    assert "Proposals" not in markdown(Section("tiny", [result]))  # as results were written before
-    result["data"] = {**result["data"], "sources": {"proposals": "a.mat + b.mat (published)"}}  # type: ignore[dict-item]
-    assert "\n- Proposals: a.mat + b.mat (published).\n" in markdown(Section("tiny", [result]))

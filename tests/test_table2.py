@@ -422,6 +422,16 @@ def test_table_1_is_published_too():
         (19.92, 6.92, 12.79), (15.10, 4.30, 14.70), (9.37, 1.96, 18.58)]  # fmt: skip
 
 
+def test_the_conditions_name_sources_and_other_trunks(tmp_path):
+    result = make_result(task="detection")
+    result["data"]["sources"] = {"proposals": "a.mat + b.mat (published)"}
+    result["encoder"]["architecture"] |= {"groups": [1, 1, 1, 1, 1], "norm": "none"}
+    save(tmp_path, result)
+    lines = report(tmp_path, recipe=None, style="markdown").splitlines()
+    assert "- Proposals: a.mat + b.mat (published)." in lines
+    assert "- context-random-region: AlexNet with groups (1, 1, 1, 1, 1), norm none." in lines
+
+
 def test_an_extra_row_has_its_published_number_and_its_name(tmp_path):
     put(tmp_path, method="kmeans", variant="", recipe="paper", images=FULL["classification"])
     (section,) = sections(read_results(tmp_path))

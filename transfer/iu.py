@@ -44,4 +44,4 @@ def resampled_mean_iu(tables: Counts, weights: NDArray[np.int64]) -> voc.Floats:
     """images×21×21 histograms, B×images copies of each image → B mean IUs; weights of one give scores' mean_iu."""
     flat = tables.reshape(len(tables), -1).astype(np.float64)  # whole numbers below 2⁵³: exact, and fast to multiply
     sums = (weights.astype(np.float64) @ flat).reshape(-1, *tables.shape[1:]).astype(np.int64)
-    return np.asarray(np.nanmean(class_iu(sums), axis=-1))
+    return voc.mean_of_known(class_iu(sums).T)
