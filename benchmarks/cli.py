@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_pretrain(commands)
+    _add_rescale(commands)
     _add_transfer(commands)
     _add_table2(commands)
     _add_compare(commands)
@@ -123,6 +124,29 @@ def _add_pretrain(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")
     _add_places(parser)
     parser.set_defaults(command=_pretrain)
+
+
+def _add_rescale(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "rescale",
+        help="balance the scales of an encoder's layers",
+        description="Rescale conv1–conv5 of an encoder so that all layers learn at the same rate (Krähenbühl et al., "
+        "2016), on 160 images, and write the result as an encoder of its own, a row of its own: "
+        "its variant is the old one with `rescaled` added.",
+    )
+    add = parser.add_argument
+    add("encoder", type=Path, help="an encoder.safetensors")
+    add(
+        "--images",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a folder of images, or a VOC year's folder; may be repeated (default: the embedded data)",
+    )
+    add("--out", type=Path, metavar="FILE", help="(default: under runs/pretrain; `bench transfer` then takes it next)")
+    add("--seed", type=_count, default=0)
+    _add_places(parser)
+    parser.set_defaults(command=_rescale)
 
 
 def _add_transfer(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -261,9 +285,25 @@ def _pretrain(options: argparse.Namespace) -> Answer:
     images, shapes = options.images or [TINY / "images"], options.shapes
     shapes = shapes or [_default_shapes()]
     embedded = not options.images or (mask == "random-region" and TINY in shapes[0].parents)
-    if embedded and config.iterations:
+    if embedded and config.batch:
         _make_tiny()
     path = pretrain(config, images=images, shapes=shapes, runs=options.runs, device=_device(options.device))
+    return 0, f"{path}\n"
+
+
+def _rescale(options: argparse.Namespace) -> Answer:
+    from pretrain.rescaled import rescale
+
+    if not options.images:
+        _make_tiny()
+    path = rescale(
+        options.encoder,
+        images=options.images or [TINY / "images"],
+        runs=options.runs,
+        device=_device(options.device),
+        seed=options.seed,
+        out=options.out,
+    )
     return 0, f"{path}\n"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # slow to import, and the names of the methods need none of i
 
 METHODS = {
     "random": "pretrain.gaussian",
+    "kmeans": "pretrain.kmeans",
     "autoencoder": "pretrain.autoencoder",
     "context": "pretrain.context",
 }
@@ -28,7 +29,11 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """A training budget: iterations, images per batch, Adam's learning rate."""
+    """A training budget: iterations, images per batch, Adam's learning rate.
+
+    Without iterations a method is not trained: it is given one batch to calibrate on, or, with
+    batch 0, needs no images at all.
+    """
 
     iterations: int
     batch: int
@@ -44,7 +49,7 @@ class Pretext(Protocol):
         """N×3×227×227, mean-subtracted → the loss, a scalar."""
 
     def calibrate(self, images: "Tensor") -> None:
-        """Called once, with the first batch, before training."""
+        """Called once, with the first batch, before training (torch's generator is seeded for it)."""
 
     def pictures(self, images: "Tensor", random: "torch.Generator") -> "list[Tensor]":
         """What to look at while it trains: some N×3×H×W, mean-subtracted, or nothing."""

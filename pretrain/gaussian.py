@@ -9,13 +9,13 @@ from pretrain.files import Usage
 
 SUPERVISION = "initialization"
 MASKS = ()
-TINY = Defaults(iterations=0, batch=1, rate=0.0)  # on the embedded data, without --images
+TINY = Defaults(iterations=0, batch=0, rate=0.0)  # on the embedded data, without --images
 
 
 def defaults(mask: str | None) -> Defaults:
     """Paper: "< 1 minute". We: no iteration."""
     del mask
-    return Defaults(iterations=0, batch=1, rate=0.0)
+    return Defaults(iterations=0, batch=0, rate=0.0)
 
 
 def build(*, mask: str | None, loss: str, shapes: Tensor | None) -> "Gaussian":

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pretrain import method_module, provenance
 from pretrain.alexnet import mean_rgb, read_encoder, save_encoder
-from pretrain.files import Failed, atomic, load_checkpoint, save_checkpoint, write_error, write_text
+from pretrain.files import Failed, Usage, atomic, load_checkpoint, save_checkpoint, write_error, write_text
 from pretrain.images import Store, batches, build_store
 from pretrain.masks import silhouettes
 from pretrain.progress import Progress, checkpoint_due, log
@@ -73,9 +73,12 @@ def pretrain(
     `shapes` are VOC folders whose masks give the silhouettes of random-region holes. The run's
     folder under `runs` is named after everything that decides its numbers, so the same call goes on
     where it was stopped, or returns at once what is finished. Raises Failed when the loss is no
-    longer finite, and whatever build_store and silhouettes raise.
+    longer finite, Usage when iterations are asked of a method that has none, and whatever
+    build_store and silhouettes raise.
     """
-    store = build_store(images, runs / "stores") if config.iterations else None
+    if config.iterations and not method_module(config.method).defaults(config.mask).iterations:
+        raise Usage(f"method {config.method} is not trained: leave --iterations out, or give 0")
+    store = build_store(images, runs / "stores") if config.batch else None
     cut = silhouettes(shapes) if config.mask == "random-region" else None
     shapes_used = None if cut is None else {"silhouettes": len(cut), "sha256": _digest(cut)}
     identity = json.dumps([asdict(config), store and store.sha256, shapes_used])
@@ -104,8 +107,10 @@ def _digest(tensor: Tensor) -> str:
 def _train(run: Run) -> float:
     """Train to the end, from the last checkpoint; return the seconds spent in all."""
     config, start, seconds = run.config, 0, 0.0
-    if not run.store or not config.iterations:
+    if not run.store:
         return 0.0
+    if not config.iterations:
+        return _calibrate_only(run, run.store)
     if saved := load_checkpoint(run.folder / "checkpoint.pt"):
         start, seconds = _restore(run, saved)
         log(f"{run.folder}: going on from iteration {start}")
@@ -117,7 +122,7 @@ def _train(run: Run) -> float:
     with Progress(config.name, total=config.iterations, start=start) as shown:
         for iteration, images in enumerate(journal.timed(stream), start=start + 1):
             if iteration == 1:
-                run.pretext.calibrate(images)
+                _calibrate(run, images)
             loss = _step(run, images, iteration)
             last = iteration == config.iterations
             save = due() or last
@@ -130,6 +135,19 @@ def _train(run: Run) -> float:
                 _checkpoint(run, iteration, time.monotonic() - began)
             shown.step(journal.note)
     return time.monotonic() - began
+
+
+def _calibrate_only(run: Run, store: Store) -> float:
+    """A method that is not trained sees its first batch and no more; return the seconds it took."""
+    config, began = run.config, time.monotonic()
+    (images,) = batches(store, batch=config.batch, seed=config.seed, start=0, stop=1, device=run.device)
+    _calibrate(run, images)
+    return time.monotonic() - began
+
+
+def _calibrate(run: Run, images: Tensor) -> None:
+    reseed(run.config.seed, "calibration")
+    run.pretext.calibrate(images)
 
 
 def _step(run: Run, images: Tensor, iteration: int) -> Tensor:
@@ -188,7 +206,7 @@ def _provenance(run: Run, seconds: float) -> dict[str, Any]:
     return config | {
         "variant": run.config.variant,
         "supervision": method_module(run.config.method).SUPERVISION,
-        "images_seen": run.config.iterations * run.config.batch if store else 0,
+        "images_seen": max(run.config.iterations, 1) * run.config.batch if store else 0,
         "dataset": store
         and {"name": store.name, "images": store.images, "skipped": store.skipped, "sha256": store.sha256},
         "shapes": run.shapes,

@@ -339,7 +339,7 @@ def test_a_finished_encoder_that_was_damaged_is_named(images: Path, tmp_path: Pa
 
 
 def test_the_random_encoder_needs_no_images(tmp_path: Path) -> None:
-    config = Config(method="random", mask=None, loss="l2", iterations=0, batch=1, rate=0.0, seed=3)
+    config = Config(method="random", mask=None, loss="l2", iterations=0, batch=0, rate=0.0, seed=3)
     first, again = (train(config, tmp_path / "nowhere", tmp_path / runs) for runs in ("a", "b"))
     other = train(replace(config, seed=4), tmp_path / "nowhere", tmp_path / "a")
     assert same_tensors(first, again)
