@@ -59,12 +59,14 @@ def filters(patches: Tensor, count: int, *, kind: Literal["pca", "kmeans"], rand
     clusters of the patches in these directions, each patch at length 1 ("kmeans").
     """
     centred = patches - patches.mean(0)
+    # The constants below are the released code's.
     values, vectors = torch.linalg.eigh(centred.T @ centred)  # ascending
     values, vectors = values[-count:], vectors[:, -count:]
-    whitening = vectors * torch.where(values >= 1e-6, (values + 1e-3).rsqrt(), 0.0)  # D×count; the released constants
+    whitening: Tensor = vectors * torch.where(values >= 1e-6, (values + 1e-3).rsqrt(), 0.0)  # D×count
     if kind == "pca":
         return whitening.T
-    return centres(F.normalize(centred @ whitening), count, random=random) @ whitening.T
+    points: Tensor = F.normalize(centred @ whitening)
+    return centres(points, count, random=random) @ whitening.T
 
 
 def centres(points: Tensor, count: int, *, random: torch.Generator) -> Tensor:

@@ -52,9 +52,7 @@ def mean_and_deviation(output: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def initialise(
-    layers: Sequence[Layer], forward: Callable[[], object], *, kind: Kind, random: torch.Generator
-) -> None:
+def initialise(layers: Sequence[Layer], forward: Callable[[], object], *, kind: Kind, random: torch.Generator) -> None:
     """Fill `layers` from their inputs, in forward order: deviation 1 and mean 0.1 per output channel.
 
     The whole within-layer step: filters of `kind` (see pretrain.filters), then normalised as in
@@ -175,7 +173,7 @@ def rescale_trunk(
     if not codes.isfinite().all():
         raise Failed("pool5 holds NaN or infinite values: such an encoder cannot be rescaled")
     sizes = (codes.shape[1], width, width, outputs)
-    fc6, fc7, fc8 = (nn.utils.skip_init(nn.Linear, *pair, device=images.device) for pair in pairwise(sizes))
+    fc6, fc7, fc8 = (nn.Linear(*pair, device="meta").to_empty(device=images.device) for pair in pairwise(sizes))
     head = nn.Sequential(fc6, nn.ReLU(), fc7, nn.ReLU(), fc8)
     initialise((fc6, fc7, fc8), lambda: head(codes), kind="random", random=random)
     layers = {f"conv{k}": conv for k, conv in enumerate(trunk.convs(), start=1)} | {"fc6": fc6, "fc7": fc7, "fc8": fc8}

@@ -26,15 +26,13 @@ def rescale(
     device: torch.device,
     seed: int = 0,
     out: Path | None = None,
-    width: int = 4096,
 ) -> Path:
     """Rescale the encoder file `source` on IMAGES of the image folders; return the file that was written.
 
     It is `out`, or else one under `runs` named after everything that decides its numbers, which then
     is the last encoder. Its provenance is the source's, with "rescaled" added to the variant and as
-    a record of its own. What is there is reused. `width` is that of the fc6 and fc7 put on top while
-    rescaling. Raises Usage when `out` holds something else, Failed when the encoder cannot be
-    rescaled, and whatever read_encoder and build_store raise.
+    a record of its own. What is there is reused. Raises Usage when `out` holds something else, Failed
+    when the encoder cannot be rescaled, and whatever read_encoder and build_store raise.
     """
     encoder, store = read_encoder(source), build_store(images, runs / "stores")
     dataset = {"name": store.name, "images": store.images, "skipped": store.skipped, "sha256": store.sha256}
@@ -44,7 +42,7 @@ def rescale(
         _check(path, record)
         log(f"{path}: already rescaled, reused")
     else:
-        _write(path, encoder, record, store=store, device=device, width=width)
+        _write(path, encoder, record, store=store, device=device)
     if out is None:
         write_text(runs / "pretrain" / "last", f"{path.relative_to(runs)}\n")
     return path
@@ -70,15 +68,13 @@ def _check(path: Path, record: dict[str, Any]) -> None:
         raise Usage(f"{path}: holds something else already: delete it, or give another --out")
 
 
-def _write(
-    path: Path, encoder: Encoder, record: dict[str, Any], *, store: Store, device: torch.device, width: int
-) -> None:
+def _write(path: Path, encoder: Encoder, record: dict[str, Any], *, store: Store, device: torch.device) -> None:
     trunk = AlexNet(encoder.architecture)
     load_encoder(trunk, encoder)
     seed = record["seed"]
     (batch,) = batches(store, batch=IMAGES, seed=seed, start=0, stop=1, device=device)
     try:
-        done = rescale_trunk(trunk.to(device), batch, random=generator(seed, "rescale"), width=width)
+        done = rescale_trunk(trunk.to(device), batch, random=generator(seed, "rescale"))
     except Failed as error:
         raise Failed(f"{encoder.path}: {error}") from error
     provenance = encoder.provenance | {"variant": _variant(encoder), "rescaled": record | asdict(done)}
