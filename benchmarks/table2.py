@@ -106,8 +106,11 @@ def _name(result: Result, known: dict[str, Row]) -> str:
 def _budget(result: Result) -> str:
     """What must agree for two results to be seeds of one row: all of the pre-training but its seed."""
     provenance = result["encoder"]["provenance"]
-    keys = ("iterations", "batch", "rate", "loss", "mask", "label", "dataset")
-    return json.dumps([provenance.get(key) for key in keys], sort_keys=True)
+    keys = ["dataset", "mask", "label", "source"] + (
+        ["iterations", "batch", "rate", "loss"] if provenance.get("iterations") else []
+    )
+    rescaled = (provenance.get("rescaled") or {}).get("dataset")
+    return json.dumps([rescaled, *(provenance.get(key) for key in keys)], sort_keys=True)
 
 
 def _row(group: list[Result], name: str, known: dict[str, Row]) -> dict[str, str]:

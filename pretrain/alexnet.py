@@ -183,9 +183,10 @@ def save_encoder(path: Path, trunk: AlexNet, provenance: dict[str, Any]) -> None
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trunk.state_dict().items()}
     if problems := _problems(tensors, trunk.architecture):
         raise Failed(f"{path}: not written: {'; '.join(problems)}: lower --lr")
-    metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
     if trunk.architecture != CAFFENET:
-        metadata["architecture"] = json.dumps(asdict(trunk.architecture), sort_keys=True)
+        provenance = provenance | {"architecture": asdict(trunk.architecture)}
+    # One key: safetensors writes several in any order, and the same encoder must be the same bytes.
+    metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
     with atomic(path) as temporary:  # save_file would hide what the system said of a full disk
         temporary.write_bytes(save(tensors, metadata=metadata))
 
@@ -199,9 +200,6 @@ def read_encoder(path: Path) -> Encoder:
     if not path.is_file():
         raise Missing(f"{path}: no such encoder file: run `bench pretrain`, or check --encoder")
     tensors, metadata = _read_safetensors(path)
-    architecture = _architecture(path, metadata)
-    if problems := _problems(tensors, architecture):
-        raise Failed(f"{path}: not the conv1–conv5 of a {architecture}: {'; '.join(problems)}")
     try:
         provenance = json.loads(metadata["provenance"])
         "".join(provenance[key] for key in ("method", "variant", "supervision"))
@@ -210,6 +208,9 @@ def read_encoder(path: Path) -> Encoder:
             f"{path}: no provenance in its metadata, so its row has no name: "
             "write encoders with `bench pretrain`, or pretrain.alexnet.save_encoder"
         ) from None
+    architecture = _architecture(path, provenance.pop("architecture", None))
+    if problems := _problems(tensors, architecture):
+        raise Failed(f"{path}: not the conv1–conv5 of a {architecture}: {'; '.join(problems)}")
     return Encoder(path=path, sha256=sha256(path), architecture=architecture, provenance=provenance, tensors=tensors)
 
 
@@ -224,13 +225,11 @@ def described(said: dict[str, Any]) -> Architecture:
     return architecture
 
 
-def _architecture(path: Path, metadata: dict[str, str]) -> Architecture:
+def _architecture(path: Path, said: Any) -> Architecture:
     """What the file says of its trunk; CaffeNet when it says nothing."""
-    if "architecture" not in metadata:
-        return CAFFENET
     try:
-        return described(json.loads(metadata["architecture"]))
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return CAFFENET if said is None else described(said)
+    except (KeyError, TypeError, ValueError) as error:
         raise Failed(
             f"{path}: its metadata names no architecture of ours ({error}): import the weights again"
         ) from error
