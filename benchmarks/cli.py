@@ -20,7 +20,7 @@ from pretrain.files import FREE_SPACE, Failed, Missing, Usage
 if TYPE_CHECKING:
     import torch  # slow to import, so imported for real only where it is used
 
-RUNS, TINY = Path("runs"), Path("data/tiny")
+RUNS, TINY, WEIGHTS = Path("runs"), Path("data/tiny"), Path("data/weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _add_pretrain(commands)
     _add_rescale(commands)
+    _add_import(commands)
+    _add_fetch(commands)
     _add_transfer(commands)
     _add_table2(commands)
     _add_compare(commands)
@@ -78,6 +80,7 @@ SUMMARY = """\
 How good are the features that a pre-training learned? Table 2 of Context Encoders (CVPR 2016).
 
   bench pretrain                      learn an encoder (default: context encoder, embedded data)
+  bench import FILE --method NAME     or make one of published weights (bench import --list, bench fetch)
   bench transfer --task all           score it: classification, detection, segmentation
   bench table2 > results/table2.md    print the table of all results"""
 
@@ -147,6 +150,45 @@ def _add_rescale(commands: "Commands[argparse.ArgumentParser]") -> None:
     add("--seed", type=_count, default=0)
     _add_places(parser)
     parser.set_defaults(command=_rescale)
+
+
+def _add_import(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "import",
+        help="make an encoder of published weights",
+        description="Read conv1–conv5 out of a .caffemodel, .pth, .pt, .pth.tar, .npy, .npz, .pkl or .safetensors "
+        "file, executing nothing of it, and write an encoder file for RGB images, 0–255, minus (123, 117, 104). "
+        "What became of each blob is said on stderr. It is then the encoder that `bench transfer` takes.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, nargs="?", metavar="FILE", help="the weights")
+    add("--list", action="store_true", help="print a table of the known published files, and stop")
+    add("--method", type=_row, metavar="NAME", help="the row these weights make, as context, motion, bigan")
+    add("--variant", type=_label, metavar="V", help="added to the row's name")
+    add("--known", metavar="NAME", help="take method and preprocessing from this known file (see --list)")
+    add("--order", choices=("bgr", "rgb"), help="of the file's input channels (default: bgr for .caffemodel, else rgb)")
+    add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="what was subtracted from the pixels (0–255)")
+    add("--std", type=_rate, nargs="+", metavar="S", help="what they were then divided by: one number, or R G B")
+    add(
+        "--norm",
+        choices=("lrn", "lrn-before-pool", "none"),
+        help="LRN behind or before pooling (default: as a .caffemodel says; else lrn for CaffeNet's widths)",
+    )
+    add("--out", type=Path, metavar="ENCODER", help="(default: runs/import/<row>-<digest>/encoder.safetensors)")
+    add("--runs", type=Path, default=RUNS, help="where work in progress is kept (default: runs)")
+    parser.set_defaults(command=_import)
+
+
+def _add_fetch(commands: "Commands[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "fetch",
+        help="download a known weights file",
+        description="Download a published weights file that `bench import --list` names: mirrors in order, "
+        "going on where a download stopped, with a checksum where one is known.",
+    )
+    parser.add_argument("name", metavar="NAME", help="see bench import --list")
+    parser.add_argument("--to", type=Path, default=WEIGHTS, metavar="DIR", help=f"(default: {WEIGHTS})")
+    parser.set_defaults(command=_fetch)
 
 
 def _add_transfer(commands: "Commands[argparse.ArgumentParser]") -> None:
@@ -253,6 +295,19 @@ def _label(text: str) -> str:
     return text
 
 
+def _row(text: str) -> str:
+    if not text or not text[0].isalnum():
+        raise argparse.ArgumentTypeError(f"{text!r}: a row's name starts with a letter or a digit")
+    return _label(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
 def _positive(text: str) -> int:
     value = _count(text)
     if value == 0:
@@ -310,6 +365,38 @@ def _rescale(options: argparse.Namespace) -> Answer:
 def _default_shapes() -> Path:
     real = Path(os.environ.get("BENCH_DATA", "")) / "VOCdevkit" / "VOC2012"
     return real if "BENCH_DATA" in os.environ and real.is_dir() else TINY / "VOCdevkit" / "VOC2012"
+
+
+def _import(options: argparse.Namespace) -> Answer:
+    from benchmarks.weights import import_file, known_table
+
+    if options.list:
+        return 0, known_table()
+    if options.file is None:
+        raise Usage("give the weights FILE, or --list")
+    if options.std and len(options.std) not in (1, 3):
+        raise Usage("--std takes one number, or three: R G B")
+    from pretrain.foreign import Reading
+
+    std = options.std and tuple(options.std * 3)[:3]
+    mean = options.mean and tuple(options.mean)
+    path = import_file(
+        options.file,
+        method=options.method,
+        variant=options.variant,
+        reading=Reading(order=options.order, mean=mean, std=std, norm=options.norm),
+        name=options.known,
+        out=options.out,
+        runs=options.runs,
+    )
+    return 0, f"{path}\n"
+
+
+def _fetch(options: argparse.Namespace) -> Answer:
+    from benchmarks.fetch import fetch
+    from benchmarks.weights import known_file
+
+    return 0, f"{fetch(known_file(options.name), options.to)}\n"
 
 
 def _transfer(options: argparse.Namespace) -> Answer:

@@ -106,9 +106,8 @@ def _name(result: Result, known: dict[str, Row]) -> str:
 def _budget(result: Result) -> str:
     """What must agree for two results to be seeds of one row: all of the pre-training but its seed."""
     provenance = result["encoder"]["provenance"]
-    keys = ["dataset", "mask", "label", "source"] + (
-        ["iterations", "batch", "rate", "loss"] if provenance.get("iterations") else []
-    )
+    keys = ["dataset", "mask", "label", "source"]
+    keys += ["iterations", "batch", "rate", "loss"] if provenance.get("iterations") else []
     rescaled = (provenance.get("rescaled") or {}).get("dataset")
     return json.dumps([rescaled, *(provenance.get(key) for key in keys)], sort_keys=True)
 
@@ -122,7 +121,7 @@ def _row(group: list[Result], name: str, known: dict[str, Row]) -> dict[str, str
         cells[column] = spread([100 * r["metrics"][TASKS[task].metric] for r in own])
         if own:
             cells[column] += " [{:.1f}, {:.1f}]".format(*interval(replicates(own)))
-        if own and row and row["variant"] == own[0]["variant"] and is_full(own) and row.get(task) is not None:
+        if own and row and own[0]["variant"] in row["variants"] and is_full(own) and row.get(task) is not None:
             cells[column] += f" / {row[task]:.1f}"
     return {"Method": name, "Supervision": supervision, "Pre-training time": _time(group)} | cells
 
@@ -143,6 +142,8 @@ def _time(group: list[Result]) -> str:
         return NONE
     provenances = [result["encoder"]["provenance"] for result in group]
     iterations, seconds = provenances[0].get("iterations"), max(p.get("seconds") or 0.0 for p in provenances)
+    if "source" in provenances[0]:
+        return "imported"
     if not iterations:
         return "none"
     time = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else "< 1 min"
