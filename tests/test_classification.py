@@ -42,6 +42,25 @@ def test_paper_recipe_is_protocol_section_4():
     assert (r.crop, r.scale, r.crops, r.width, r.calibrated) == (227, (0.5, 2.0), 10, 4096, False)
 
 
+@pytest.mark.parametrize("base", ["paper", "quick"])
+def test_variants_differ_in_what_is_trained_alone(base):
+    for trained in ("fc6-8", "fc8"):
+        variant = RECIPES[f"{base}-{trained}"]
+        assert dataclasses.replace(variant, name=base, trained="all") == RECIPES[base]
+        assert variant.trained == trained
+        assert variant.sha256 != RECIPES[base].sha256
+
+
+@pytest.mark.parametrize("trained", ["all", "fc6-8", "fc8"])
+def test_what_is_not_trained_stays_as_it_was(trained, encoder, tiny, tmp_path):
+    recipe = dataclasses.replace(SMALL, trained=trained, iterations=2, decay=0.1, calibrated=False)
+    run(encoder, tiny, tmp_path, recipe)
+    before = build(encoder, recipe, seed=0, device=CPU)[0].state_dict()
+    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"all": {"trunk", "head", "fc8"}, "fc6-8": {"head", "fc8"}, "fc8": {"fc8"}}[trained]
+
+
 def test_the_encoder_is_inside_and_the_head_is_fresh(encoder):
     one, receipt = build(encoder, SMALL, seed=0, device=CPU)
     two, _ = build(encoder, SMALL, seed=1, device=CPU)

@@ -129,6 +129,30 @@ def test_the_paper_recipe_is_the_protocol() -> None:
     assert not recipe.conditioned
 
 
+def test_the_variants_of_the_paper_recipe() -> None:
+    """paper-40k is Fast R-CNN as released (protocols 5.1); conv1 frozen or not is a variant of both (5.2)."""
+    short = RECIPES["paper-40k"]
+    assert (short.train_sides, short.train_longest, short.test_side, short.test_longest) == ((600,), 1000, 600, 1000)
+    rates = [short.rate * short.rate_factor ** (i // short.rate_every) for i in (0, 29_999, 30_000, 39_999)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])
+    assert short.iterations == 40_000
+    changed = {"name", "train_sides", "train_longest", "iterations", "rate_every"}
+    same = {f.name for f in dataclasses.fields(Recipe)} - changed
+    assert all(getattr(short, name) == getattr(RECIPES["paper"], name) for name in same)
+    for name in ("paper", "paper-40k"):
+        assert RECIPES[f"{name}-conv1-frozen"].freeze_conv1
+        assert dataclasses.replace(RECIPES[f"{name}-conv1-frozen"], name=name, freeze_conv1=False) == RECIPES[name]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_conv1_is_not_trained(frozen: bool, devkit: Path, score: Callable[..., Any], encoder: Encoder,
+                                       tmp_path: Path) -> None:  # fmt: skip
+    score(devkit, dataclasses.replace(SHRUNK, iterations=2, freeze_conv1=frozen))
+    state = torch.load(tmp_path / "work" / "checkpoint.pt", weights_only=True)["model"]
+    changed = {n for n, t in encoder.tensors.items() if not torch.equal(state[f"backbone.trunk.{n}"], t)}
+    assert changed == {n for n in encoder.tensors if not (frozen and n.startswith("conv1"))}
+
+
 def test_the_constants_reach_the_model() -> None:
     model = built(dataclasses.replace(RECIPES["paper"], head_width=256, freeze_conv1=True))
     heads = model.roi_heads

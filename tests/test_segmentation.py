@@ -19,8 +19,9 @@ from scipy.io import savemat
 from pretrain.alexnet import AlexNet, Encoder, read_encoder, save_encoder
 from pretrain.files import Failed, Missing, load_checkpoint
 from transfer import segmentation, voc
-from transfer.fcn import LABELS, build_model, crop_offset
-from transfer.segmentation import RECIPES, build_runner, class_iu, data, evaluate, histogram, scores
+from transfer.fcn import Recipe, build_model, crop_offset
+from transfer.iu import LABELS, class_iu, histogram, scores
+from transfer.segmentation import RECIPES, build_runner, data, evaluate
 
 CPU = torch.device("cpu")
 SHRUNK = dataclasses.replace(RECIPES["tiny"], name="test", width=64, rate=5e-3, accumulate=2, iterations=3)
@@ -137,6 +138,31 @@ def test_interrupted_run_ends_with_the_same_numbers(
     assert images == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
     assert outcome == undisturbed
     assert all(torch.equal(model[name], tensor) for name, tensor in expected.items())
+
+
+def test_the_best_score_on_the_way_is_an_extra(
+    encoder: Encoder, devkit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The headline is the last one; looking on the way changes no number, nor does an interruption."""
+    plain = dataclasses.replace(SHRUNK, iterations=6, dropout=0.5, rate=2e-2)
+    looked = dataclasses.replace(plain, score_every=2)
+    kept: list[dict[int, float]] = []
+    save = segmentation.save_checkpoint
+    monkeypatch.setattr(segmentation, "save_checkpoint", lambda p, s: kept.append(dict(s["history"])) or save(p, s))
+
+    def run(recipe: Recipe, work: str) -> Any:
+        return evaluate(encoder, recipe, devkit, seed=1, work=tmp_path / work, device=CPU)
+
+    without, whole = run(plain, "plain"), run(looked, "looked")
+    assert {k: v for k, v in whole.metrics.items() if k != "best_mean_iu"} == without.metrics
+    assert set(kept[-1]) == {2, 4}
+    assert whole.metrics["best_mean_iu"] == max(*kept[-1].values(), whole.metrics["mean_iu"])
+    monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(segmentation.Step, "before_train_iter", stopping(segmentation.Step.before_train_iter, 10, []))
+        with pytest.raises(KeyboardInterrupt):
+            run(looked, "parts")
+    assert run(looked, "parts") == whole  # what was scored before the interruption is not forgotten by it
 
 
 def stopping(method: Callable[..., None], stop: int, seen: list[int]) -> Callable[..., None]:
