@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -104,44 +103,6 @@ def test_lrn_by_hand() -> None:
     assert torch.equal(x.flatten(), torch.arange(100.0, 700.0, 100.0))  # the input is left alone
 
 
-def plain(t: Tensors, x: Tensor, *, pads: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """relu5 and pool5 in torch's own words; groups by splitting, pools by padding with -inf, sizes by Caffe's rule."""
-
-    def conv(x: Tensor, k: int, *, stride: int = 1, pad: int, groups: int = 1) -> Tensor:
-        parts = zip(x.chunk(groups, 1), t[f"conv{k}.weight"].chunk(groups), t[f"conv{k}.bias"].chunk(groups))  # noqa: B905
-        return torch.cat([F.conv2d(a, w, b, stride=stride, padding=pad) for a, w, b in parts], 1).clamp(min=0)
-
-    def pool(x: Tensor, pad: int) -> Tensor:
-        side = x.shape[-1]
-        out = -(-(side + 2 * pad - 3) // 2) + 1  # rounded up …
-        if pad and (out - 1) * 2 >= side + pad:  # … but no window may start in the padding
-            out -= 1
-        far = max(0, (out - 1) * 2 + 3 - pad - side)
-        return F.max_pool2d(F.pad(x, (pad, far, pad, far), value=float("-inf"))[..., : (out - 1) * 2 + 3,
-                            : (out - 1) * 2 + 3], 3, 2)  # fmt: skip
-
-    lrn = nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0)
-    x = lrn(pool(conv(x, 1, stride=4, pad=pads[0]), pads[1]))
-    x = lrn(pool(conv(x, 2, pad=2, groups=2), pads[2]))
-    x = conv(conv(conv(x, 3, pad=1), 4, pad=1, groups=2), 5, pad=1, groups=2)
-    return x, pool(x, 0)
-
-
-@pytest.mark.parametrize("pads", [(0, 0, 0), (5, 1, 1), (100, 0, 0)])
-@pytest.mark.parametrize("side", [227, 131, 134, 145])
-def test_the_trunk_is_a_plain_composition(pads: tuple[int, int, int], side: int) -> None:
-    torch.manual_seed(side)
-    trunk = AlexNet(conv1_pad=pads[0], pool1_pad=pads[1], pool2_pad=pads[2])
-    for conv in trunk.convs():  # lively weights: at the fillers' scale all is bias
-        nn.init.kaiming_normal_(conv.weight)
-    x = torch.randn(1, 3, side, side) * 60
-    with torch.no_grad():
-        relu5, pool5 = plain(trunk.state_dict(), x, pads=pads)
-        assert relu5.std() > 1
-        torch.testing.assert_close(trunk.features(x), relu5, rtol=1e-4, atol=1e-3)
-        torch.testing.assert_close(trunk(x), pool5, rtol=1e-4, atol=1e-3)
-
-
 OTHERS = {
     "torchvision's": Architecture((64, 192, 384, 256, 256), (1, 1, 1, 1, 1), "none"),
     "ungrouped": Architecture(groups=(1, 1, 1, 1, 1)),
@@ -160,26 +121,6 @@ def test_another_architecture_is_kept_in_the_file(name: str, tmp_path: Path) -> 
     assert load_encoder(AlexNet(encoder.architecture, conv1_pad=5), encoder).loaded == 10
     with pytest.raises(Failed, match=r"e: weights of a AlexNet with .* for a trunk that is a CaffeNet"):
         load_encoder(AlexNet(), encoder)
-
-
-def test_leaky_relus_and_the_place_of_lrn() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(1, 3, 131, 131) * 60
-    leaky, before, after = (AlexNet(Architecture(**a)) for a in ({"slope": 0.2}, {"norm": "lrn-before-pool"}, {}))  # type: ignore[arg-type]
-    for trunk in (leaky, before, after):
-        for k, conv in enumerate(trunk.convs()):
-            nn.init.kaiming_normal_(conv.weight, generator=torch.Generator().manual_seed(k))
-    with torch.no_grad():
-        assert leaky(x).min() < 0 <= after(x).min()
-        conv1 = F.relu(after.conv1(x))
-        first = local_response_norm(F.max_pool2d(conv1, 3, 2, ceil_mode=True))
-        second = F.max_pool2d(local_response_norm(conv1), 3, 2, ceil_mode=True)
-        seen: list[Tensor] = []
-        for trunk in (after, before):
-            trunk.conv2.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0]))
-            trunk(x)
-        torch.testing.assert_close(seen, [first, second])
-        assert not torch.allclose(first, second)
 
 
 @pytest.mark.parametrize("said", [
