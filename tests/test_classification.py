@@ -16,7 +16,6 @@ from transfer import classification, voc
 from transfer.classification import (
     RECIPES,
     Recipe,
-    average_precisions,
     build,
     data,
     evaluate,
@@ -205,26 +204,6 @@ def test_loss_ignores_ambiguous_labels():
     labels = torch.tensor([[1, 0], [-1, 1]])
     want = math.log(2) + math.log(1 + math.e) + math.log(1 + math.e)
     assert math.isclose(float(multilabel_loss(scores, labels)), want / 2, rel_tol=1e-6)
-
-
-def test_average_precisions_by_hand():
-    scores = np.array([[0.9], [0.8], [0.7], [0.6], [0.5]])
-    labels = np.array([[1], [-1], [1], [0], [-1]])
-    value = {m: average_precisions(scores, labels, metric=m)[0] for m in ("sklearn", "trapezoid", "11point", "chance")}
-    assert math.isclose(value["sklearn"], (1 + 2 / 3) / 2)
-    assert math.isclose(value["chance"], 0.5)
-    assert math.isclose(value["11point"], (6 * 1 + 5 * 2 / 3) / 11)
-    # Points (recall, precision): (0, 1), (.5, 1), (.5, .5), (1, 2/3).
-    assert math.isclose(value["trapezoid"], 0.5 * 1 + 0.5 * (0.5 + 2 / 3) / 2)
-
-
-def test_ties_are_broken_against_the_positives():
-    scores, labels = np.zeros((4, 1)), np.array([[1], [-1], [-1], [-1]])
-    assert math.isclose(average_precisions(scores, labels, metric="sklearn")[0], 0.25)
-
-
-def test_a_class_without_positives_has_no_ap():
-    assert average_precisions(np.zeros((2, 1)), np.array([[-1], [0]]), metric="sklearn") == [None]
 
 
 def test_presence_of_difficult_objects():

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -302,51 +301,6 @@ def test_data_digests_what_is_read(tmp_path: Path) -> None:
 
 
 # ---- scoring ----
-
-
-def random_detections(rng: np.random.Generator, truths: list[voc.Annotation], label: int, images: Any) -> Detections:
-    boxes = []
-    for index in images:
-        mine = truths[index].boxes[truths[index].labels == label]
-        if len(mine) and rng.random() < 0.7:
-            box = mine[rng.integers(len(mine))] + rng.normal(0, 6, 4)
-        else:
-            box = np.array([*rng.uniform(0, 50, 2), *rng.uniform(60, 120, 2)])
-        boxes.append([*np.minimum(box[:2], box[2:] - 1), *box[2:]])
-    n = len(images)
-    return Detections(images, np.full(n, label), rng.permutation(n) / n, np.array(boxes).reshape(-1, 4))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_average_precision_equals_detectron2s(tmp_path: Path, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    folder = tmp_path / "VOC2007"
-    folder.mkdir()
-    for i in range(12):
-        objects = []
-        for _ in range(rng.integers(1, 5)):
-            x, y = rng.integers(1, 60, 2)
-            box = (x, y, x + rng.integers(15, 60), y + rng.integers(15, 60))
-            objects.append((str(rng.choice(["cat", "dog"])), tuple(map(int, box)), int(rng.random() < 0.3)))
-        (folder / f"{i}.xml").write_text(xml(130, 130, objects))
-    truths = [voc.read_annotation(folder / f"{i}.xml") for i in range(12)]
-    (tmp_path / "set.txt").write_text("\n".join(map(str, range(12))))
-    parse_rec.cache_clear()
-    for name in ("cat", "dog"):
-        label = voc.CLASSES.index(name)
-        found = random_detections(rng, truths, label, rng.integers(0, 12, 60))
-        inclusive = found.boxes + np.array([1, 1, 0, 0])
-        lines = [
-            f"{i} {s!r} {' '.join(map(repr, b.tolist()))}"
-            for i, s, b in zip(found.images, found.scores.tolist(), inclusive, strict=True)
-        ]
-        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
-        ours = average_precision(found, truths)[name]
-        assert ours is not None
-        for ap, eleven in zip(ours, (True, False), strict=True):
-            args = (str(tmp_path / "{}.txt"), str(folder / "{}.xml"), str(tmp_path / "set.txt"), name)
-            assert ap == pytest.approx(voc_eval(*args, use_07_metric=eleven)[2], abs=1e-9)
-            assert 0.02 < ap < 0.98
 
 
 def annotation(*objects: tuple[str, tuple[float, ...], bool]) -> voc.Annotation:
