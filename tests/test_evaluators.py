@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 
 from transfer import voc
-from transfer.classification import average_precisions
 from transfer.detections import Detections, average_precision
-from transfer.fcn import LABELS
-from transfer.segmentation import class_iu, histogram, scores
+from transfer.iu import LABELS, class_iu, histogram, scores
+from transfer.ranking import average_precisions
 
 # ---- detection ----
 
