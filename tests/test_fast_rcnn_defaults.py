@@ -90,7 +90,6 @@ CONSTANTS: list[tuple[str, Any, Any, Callable[[Any], Any]]] = [
     ("SOLVER.WEIGHT_DECAY", 1e-4, 5e-4, group(0, "weight_decay")),
     ("SOLVER.WEIGHT_DECAY_BIAS", None, 0.0, group(1, "weight_decay")),  # theirs: as the weights'
     ("SOLVER.MOMENTUM", 0.9, 0.9, recipe("momentum")),
-    ("SOLVER.CLIP_GRADIENTS.ENABLED", False, None, recipe("clip")),
 ]  # fmt: skip
 
 
