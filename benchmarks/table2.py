@@ -144,10 +144,10 @@ def _time(group: list[Result]) -> str:
     iterations, seconds = provenances[0].get("iterations"), max(p.get("seconds") or 0.0 for p in provenances)
     if "source" in provenances[0]:
         return "imported"
-    if not iterations:
+    if not iterations and not seconds:
         return "none"
     time = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else "< 1 min"
-    return f"{time} ({iterations:,} it.)"
+    return f"{time} ({iterations:,} it.)" if iterations else time
 
 
 def _chance(section: Section, task: str) -> str:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from pretrain.files import Failed, Missing, atomic, sha256
 
-MEAN_RGB = (123.0, 117.0, 104.0)  # protocols 2.2; Caffe's B,G,R = 104,117,123 turned round
+# protocols 2.2; Caffe's B,G,R = 104,117,123 turned round. Released code: Fast R-CNN and FCN subtract
+# the same mean with decimals (102.98, 115.95, 122.77 and 104.007, 116.669, 122.679); we: one mean everywhere.
+MEAN_RGB = (123.0, 117.0, 104.0)
 CROP = 227
 KERNELS = (11, 5, 3, 3, 3)
 

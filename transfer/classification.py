@@ -31,7 +31,10 @@ from transfer.solver import parameter_groups, set_rates
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(BaseRecipe):
-    """The protocol's constants (protocols 4.1 throughout)."""
+    """The protocol's constants (protocols 4.1 throughout).
+
+    Paper: "random crops", no constants; released code: VC, published months later; we: VC.
+    """
 
     year: str = "VOC2007"
     train_split: str = "trainval"  # 5,011 images
