@@ -18,7 +18,7 @@ from torch import nn
 
 import pretrain
 import transfer
-from benchmarks import cli
+from benchmarks import cli, commands
 from benchmarks.results import read_result
 from pretrain.alexnet import AlexNet, Receipt, read_encoder
 from transfer import TASKS
@@ -45,8 +45,8 @@ def here(tmp_path, monkeypatch, tiny):
     """An empty working folder whose embedded data is the small one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    monkeypatch.setattr(cli, "TINY", tiny)
-    monkeypatch.setattr(cli, "_make_tiny", lambda: None)
+    monkeypatch.setattr(commands, "TINY", tiny)
+    monkeypatch.setattr(commands, "_make_tiny", lambda: None)
     return tmp_path
 
 
@@ -180,15 +180,15 @@ DRIVER = """
 import dataclasses, json, signal, sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with Ctrl-C ignored
-from benchmarks import cli
+from benchmarks import cli, commands
 from transfer import TASKS
 shrink = json.loads(sys.argv[1])
 for task, changes in shrink.items():
     recipes = TASKS[task].load().RECIPES
     known = {field.name for field in dataclasses.fields(recipes["tiny"])}
     recipes["tiny"] = dataclasses.replace(recipes["tiny"], **{k: v for k, v in changes.items() if k in known})
-cli._make_tiny = lambda: None
-cli.TINY = Path(sys.argv[2])
+commands._make_tiny = lambda: None
+commands.TINY = Path(sys.argv[2])
 sys.exit(cli.main(sys.argv[3:]))
 """
 

@@ -53,7 +53,7 @@ def test_only_the_two_dicts_name_the_parts():
 
 def test_the_start_is_quick():
     """`bench --help` needs no framework: torch is imported when it is used."""
-    code = "import sys; from benchmarks.cli import parser; parser(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from benchmarks.options import parser; parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from benchmarks import cli
+from benchmarks import cli, commands
 from pretrain import filters, kmeans, rescale, rescaled
 from pretrain.alexnet import AlexNet, Architecture, read_encoder, save_encoder
 from pretrain.files import Failed
@@ -335,8 +335,8 @@ def test_the_place_and_the_default_images_can_be_given(here, capsys, monkeypatch
     written(here / "encoder.safetensors", provenance=PROVENANCE | {"variant": ""})
     (here / "data").mkdir()
     (here / "stripes").rename(here / "data/images")
-    monkeypatch.setattr(cli, "TINY", here / "data")
-    monkeypatch.setattr(cli, "_make_tiny", lambda: None)
+    monkeypatch.setattr(commands, "TINY", here / "data")
+    monkeypatch.setattr(commands, "_make_tiny", lambda: None)
     command = ("rescale", "encoder.safetensors", "--out", "mine/out.safetensors")
     assert bench(capsys, *command)[:2] == (0, "mine/out.safetensors\n")
     assert read_encoder(here / "mine/out.safetensors").provenance["variant"] == "rescaled"

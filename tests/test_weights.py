@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks import weights as known_weights
-from benchmarks.cli import last_encoder, main
+from benchmarks.cli import main
+from benchmarks.commands import last_encoder
 from benchmarks.weights import Known, known_files
 from pretrain.alexnet import MEAN_RGB, AlexNet, Architecture, Encoder, load_encoder, read_encoder
 from pretrain.files import Failed, Missing

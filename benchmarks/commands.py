@@ -1,0 +1,197 @@
+"""What each `bench` command does with its options: an exit code, and the answer for stdout."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.files import Missing, Usage
+
+if TYPE_CHECKING:
+    import torch  # slow to import, so imported for real only where it is used
+
+RUNS, TINY, WEIGHTS = Path("runs"), Path("data/tiny"), Path("data/weights")
+Answer = tuple[int, str]
+
+
+def pretrain(options: argparse.Namespace) -> Answer:
+    from pretrain import method_module
+    from pretrain.train import Config, pretrain
+
+    module = method_module(options.method)
+    if options.mask and options.mask not in module.MASKS:
+        raise Usage(f"--mask {options.mask}: method {options.method} takes {', '.join(module.MASKS) or 'no mask'}")
+    mask = options.mask or (module.MASKS[0] if module.MASKS else None)
+    budget = module.defaults(mask) if options.images else module.TINY
+    config = Config(
+        method=options.method,
+        mask=mask,
+        loss=options.loss,
+        seed=options.seed,
+        label=options.label,
+        iterations=budget.iterations if options.iterations is None else options.iterations,
+        batch=options.batch or budget.batch,
+        rate=options.lr or budget.rate,
+    )
+    images, shapes = options.images or [TINY / "images"], options.shapes
+    shapes = shapes or [_default_shapes()]
+    embedded = not options.images or (mask == "random-region" and TINY in shapes[0].parents)
+    if embedded and config.batch:
+        _make_tiny()
+    path = pretrain(config, images=images, shapes=shapes, runs=options.runs, device=_device(options.device))
+    return 0, f"{path}\n"
+
+
+def rescale(options: argparse.Namespace) -> Answer:
+    from pretrain.rescaled import rescale
+
+    if not options.images:
+        _make_tiny()
+    path = rescale(
+        options.encoder,
+        images=options.images or [TINY / "images"],
+        runs=options.runs,
+        device=_device(options.device),
+        seed=options.seed,
+        out=options.out,
+    )
+    return 0, f"{path}\n"
+
+
+def _default_shapes() -> Path:
+    real = Path(os.environ.get("BENCH_DATA", "")) / "VOCdevkit" / "VOC2012"
+    return real if "BENCH_DATA" in os.environ and real.is_dir() else TINY / "VOCdevkit" / "VOC2012"
+
+
+def import_(options: argparse.Namespace) -> Answer:
+    from benchmarks.weights import import_file, known_table
+
+    if options.list:
+        return 0, known_table()
+    if options.file is None:
+        raise Usage("give the weights FILE, or --list")
+    if options.std and len(options.std) not in (1, 3):
+        raise Usage("--std takes one number, or three: R G B")
+    from pretrain.foreign import Reading
+
+    std = options.std and tuple(options.std * 3)[:3]
+    mean = options.mean and tuple(options.mean)
+    path = import_file(
+        options.file,
+        method=options.method,
+        variant=options.variant,
+        reading=Reading(order=options.order, mean=mean, std=std, norm=options.norm),
+        name=options.known,
+        out=options.out,
+        runs=options.runs,
+    )
+    return 0, f"{path}\n"
+
+
+def fetch(options: argparse.Namespace) -> Answer:
+    from benchmarks.fetch import fetch
+    from benchmarks.weights import known_file
+
+    return 0, f"{fetch(known_file(options.name), options.to)}\n"
+
+
+def transfer(options: argparse.Namespace) -> Answer:
+    from benchmarks.run import transfer
+    from pretrain.alexnet import read_encoder
+    from transfer import TASKS
+
+    encoder = read_encoder(options.encoder or last_encoder(options.runs))
+    tasks = tuple(TASKS) if options.task == "all" else (options.task,)
+    data = options.data or _default_data(options.recipe)
+    paths = [
+        path
+        for seed in options.seed
+        for path in transfer(
+            encoder,
+            tasks=tasks,
+            recipe=options.recipe,
+            data=data,
+            seed=seed,
+            results=options.results,
+            runs=options.runs,
+            device=_device(options.device),
+            again=options.again,
+        )
+    ]
+    return 0, "".join(f"{path}\n" for path in paths)
+
+
+def last_encoder(runs: Path) -> Path:
+    """The encoder that `bench pretrain` wrote last. Raises Missing when there is none."""
+    pointer = runs / "pretrain" / "last"
+    if not pointer.is_file():
+        raise Missing(f"{pointer}: no encoder yet: run `bench pretrain`, or give --encoder FILE")
+    return runs / pointer.read_text().strip()
+
+
+def _default_data(recipe: str) -> Path:
+    if recipe == "tiny":
+        _make_tiny()
+        return TINY
+    if "BENCH_DATA" not in os.environ:
+        raise Missing(f"recipe {recipe} needs real VOC data: give --data DIR, or set $BENCH_DATA")
+    return Path(os.environ["BENCH_DATA"])
+
+
+def _make_tiny() -> None:
+    from benchmarks.tiny import make_tiny
+
+    make_tiny(TINY)
+
+
+def _device(name: str | None) -> "torch.device":
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise Missing("--device cuda: torch sees no GPU here: leave --device out, or run `bench doctor`")
+    try:
+        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise Usage(f"--device {name}: no such device: use cpu or cuda") from error
+
+
+def table2(options: argparse.Namespace) -> Answer:
+    from benchmarks.table2 import report
+
+    return 0, report(
+        options.results, recipe=options.recipe, style=options.format, successors=options.also == "successors"
+    )
+
+
+def compare(options: argparse.Namespace) -> Answer:
+    from benchmarks.compare import compare
+
+    return 0, compare(options.results, options.first, options.second, recipe=options.recipe)
+
+
+def data_tiny(options: argparse.Namespace) -> Answer:
+    from benchmarks.tiny import make_tiny
+
+    make_tiny(options.dir, seed=options.seed)
+    return 0, f"{options.dir}\n"
+
+
+def data_subset(options: argparse.Namespace) -> Answer:
+    from benchmarks.data import subset
+
+    subset(options.source, options.dir, images=options.images, seed=options.seed)
+    return 0, f"{options.dir}\n"
+
+
+def data_check(options: argparse.Namespace) -> Answer:
+    from benchmarks.data import check
+
+    problems = check(options.dir)
+    return (1, "".join(f"{problem}\n" for problem in problems)) if problems else (0, f"{options.dir}: clean\n")
+
+
+def doctor(options: argparse.Namespace) -> Answer:
+    from benchmarks.doctor import report
+
+    text, well = report(options.data)
+    return 0 if well else 3, text

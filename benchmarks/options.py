@@ -1,0 +1,268 @@
+"""The options of `bench`: every command, what it takes, what --help says."""
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+from benchmarks import commands
+from benchmarks.commands import RUNS, TINY, WEIGHTS
+from pretrain import METHODS
+from transfer import TASKS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="bench", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    _add_pretrain(subparsers)
+    _add_rescale(subparsers)
+    _add_import(subparsers)
+    _add_fetch(subparsers)
+    _add_transfer(subparsers)
+    _add_table2(subparsers)
+    _add_compare(subparsers)
+    _add_data(subparsers)
+    doctor = subparsers.add_parser(
+        "doctor", help="say what is installed, what data is found, and how to mend what is missing"
+    )
+    doctor.add_argument("--data", type=Path, help="a folder with VOCdevkit to look at (default: $BENCH_DATA)")
+    doctor.set_defaults(command=commands.doctor)
+    return top
+
+
+SUMMARY = """\
+How good are the features that a pre-training learned? Table 2 of Context Encoders (CVPR 2016).
+
+  bench pretrain                      learn an encoder (default: context encoder, embedded data)
+  bench import FILE --method NAME     or make one of published weights (bench import --list, bench fetch)
+  bench transfer --task all           score it: classification, detection, segmentation
+  bench table2 > results/table2.md    print the table of all results"""
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+
+def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "pretrain",
+        help="learn an encoder",
+        description="Train an encoder and write encoder.safetensors, with a resumable checkpoint, log.jsonl, "
+        "TensorBoard scalars and pictures beside it, under runs/pretrain/. Without --images it uses the embedded "
+        "data and a budget of minutes; with --images, the paper's. The same command goes on where it was stopped.",
+    )
+    add = parser.add_argument
+    add("--method", choices=METHODS, default="context", help="the pretext (default: context)")
+    add(
+        "--mask",
+        metavar="KIND",
+        help="the kind of hole, for context: central, random-block, random-pattern, random-region (default: the last)",
+    )
+    add(
+        "--images",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a folder of images, or a VOC year's folder (then its trainval); may be repeated",
+    )
+    add(
+        "--shapes",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a VOC year's folder with masks, the silhouettes of random-region holes "
+        "(default: VOC2012 in $BENCH_DATA, else the embedded data)",
+    )
+    add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
+    add("--iterations", type=_count, help="(default with --images: the paper's, 100000)")
+    add("--batch", type=_positive, help="images per iteration (default with --images: 64)")
+    add("--lr", type=_rate, help="Adam's learning rate (default with --images: the paper's)")
+    add("--seed", type=_count, default=0)
+    add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")
+    _add_places(parser)
+    parser.set_defaults(command=commands.pretrain)
+
+
+def _add_rescale(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "rescale",
+        help="balance the scales of an encoder's layers",
+        description="Rescale conv1–conv5 of an encoder so that all layers learn at the same rate (Krähenbühl et al., "
+        "2016), on 160 images, and write the result as an encoder of its own, a row of its own: "
+        "its variant is the old one with `rescaled` added.",
+    )
+    add = parser.add_argument
+    add("encoder", type=Path, help="an encoder.safetensors")
+    add(
+        "--images",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a folder of images, or a VOC year's folder; may be repeated (default: the embedded data)",
+    )
+    add("--out", type=Path, metavar="FILE", help="(default: under runs/pretrain; `bench transfer` then takes it next)")
+    add("--seed", type=_count, default=0)
+    _add_places(parser)
+    parser.set_defaults(command=commands.rescale)
+
+
+def _add_import(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "import",
+        help="make an encoder of published weights",
+        description="Read conv1–conv5 out of a .caffemodel, .pth, .pt, .pth.tar, .npy, .npz, .pkl or .safetensors "
+        "file, executing nothing of it, and write an encoder file for RGB images, 0–255, minus (123, 117, 104). "
+        "What became of each blob is said on stderr. It is then the encoder that `bench transfer` takes.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, nargs="?", metavar="FILE", help="the weights")
+    add("--list", action="store_true", help="print a table of the known published files, and stop")
+    add("--method", type=_row, metavar="NAME", help="the row these weights make, as context, motion, bigan")
+    add("--variant", type=_label, metavar="V", help="added to the row's name")
+    add("--known", metavar="NAME", help="take method and preprocessing from this known file (see --list)")
+    add("--order", choices=("bgr", "rgb"), help="of the file's input channels (default: bgr for .caffemodel, else rgb)")
+    add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="what was subtracted from the pixels (0–255)")
+    add("--std", type=_rate, nargs="+", metavar="S", help="what they were then divided by: one number, or R G B")
+    add(
+        "--norm",
+        choices=("lrn", "lrn-before-pool", "none"),
+        help="LRN behind or before pooling (default: as a .caffemodel says; else lrn for CaffeNet's widths)",
+    )
+    add("--out", type=Path, metavar="ENCODER", help="(default: runs/import/<row>-<digest>/encoder.safetensors)")
+    add("--runs", type=Path, default=RUNS, help="where work in progress is kept (default: runs)")
+    parser.set_defaults(command=commands.import_)
+
+
+def _add_fetch(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "fetch",
+        help="download a known weights file",
+        description="Download a published weights file that `bench import --list` names: mirrors in order, "
+        "going on where a download stopped, with a checksum where one is known.",
+    )
+    parser.add_argument("name", metavar="NAME", help="see bench import --list")
+    parser.add_argument("--to", type=Path, default=WEIGHTS, metavar="DIR", help=f"(default: {WEIGHTS})")
+    parser.set_defaults(command=commands.fetch)
+
+
+def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "transfer",
+        help="score an encoder on a task",
+        description="Load conv1–conv5 of an encoder into a task's network, train, test, and write "
+        "results/<recipe>/<method>/<task>-seed<k>.json. Finished results are reused, stale ones computed again, "
+        "interrupted ones go on.",
+    )
+    add = parser.add_argument
+    add("--task", choices=(*TASKS, "all"), required=True)
+    add("--encoder", type=Path, help="an encoder.safetensors (default: the one `bench pretrain` wrote last)")
+    add(
+        "--recipe",
+        default="tiny",
+        metavar="NAME",
+        help="tiny: embedded data, minutes; quick: real VOC, cut; paper: the published protocol; or a variant of a "
+        "task: paper-fc6-8, paper-fc8, quick-fc6-8, quick-fc8 (classification), paper-40k, paper-conv1-frozen, "
+        "paper-40k-conv1-frozen (detection) (default: tiny)",
+    )
+    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
+    add("--seed", type=_count, nargs="+", default=[0], help="one or more seeds (default: 0)")
+    add("--again", action="store_true", help="compute results that are finished once more")
+    _add_results(parser)
+    _add_places(parser)
+    parser.set_defaults(command=commands.transfer)
+
+
+def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "table2", help="print Table 2", description="Print the table of all results on stdout."
+    )
+    parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
+    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
+    parser.add_argument("--with", choices=("successors",), dest="also", help="later papers' published rows too")
+    _add_results(parser)
+    parser.set_defaults(command=commands.table2)
+
+
+def _add_compare(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "compare",
+        help="say whether row A beats row B",
+        description="Answer, task by task, with a paired bootstrap over the test images, whether row A beats row B.",
+    )
+    parser.add_argument("first", metavar="A", help="a row's folder under results/<recipe>/: context-random-region")
+    parser.add_argument("second", metavar="B", help="another: random")
+    parser.add_argument("--recipe", metavar="NAME", help="(default: every recipe with results of both)")
+    _add_results(parser)
+    parser.set_defaults(command=commands.compare)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="where results are kept (default: results)"
+    )
+
+
+def _add_data(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("data", help="make, cut and check data")
+    kinds = parser.add_subparsers(required=True, metavar="KIND")
+    tiny = kinds.add_parser("tiny", help="make the embedded synthetic VOC")
+    tiny.add_argument("dir", type=Path, nargs="?", default=TINY, help=f"(default: {TINY})")
+    tiny.add_argument("--seed", type=_count, default=0)
+    tiny.set_defaults(command=commands.data_tiny)
+    cut = kinds.add_parser("subset", help="cut a small subset out of a real VOCdevkit")
+    cut.add_argument("source", type=Path, help="the folder that holds VOCdevkit")
+    cut.add_argument("dir", type=Path, help="where to write the subset; must not exist")
+    cut.add_argument("--images", type=_positive, default=40, help="images per split (default: 40)")
+    cut.add_argument("--seed", type=_count, default=0)
+    cut.set_defaults(command=commands.data_subset)
+    check = kinds.add_parser("check", help="verify a VOC tree, naming each bad file")
+    check.add_argument("dir", type=Path, help="the folder that holds VOCdevkit")
+    check.set_defaults(command=commands.data_check)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where work in progress is kept (default: runs)")
+    parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _label(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.+-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: only letters, digits, '_', '.', '+' and '-', as it becomes part of a path"
+        )
+    return text
+
+
+def _row(text: str) -> str:
+    if not text or not text[0].isalnum():
+        raise argparse.ArgumentTypeError(f"{text!r}: a row's name starts with a letter or a digit")
+    return _label(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = _count(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
