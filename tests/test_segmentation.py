@@ -152,6 +152,8 @@ def test_the_best_score_on_the_way_is_an_extra(
     def run(recipe: Recipe, work: str) -> Any:
         return evaluate(encoder, recipe, devkit, seed=1, work=tmp_path / work, device=CPU)
 
+    never = run(dataclasses.replace(looked, iterations=1), "never")  # ends before the first look
+    assert never.metrics["best_mean_iu"] == never.metrics["mean_iu"]
     without, whole = run(plain, "plain"), run(looked, "looked")
     assert {k: v for k, v in whole.metrics.items() if k != "best_mean_iu"} == without.metrics
     assert set(kept[-1]) == {2, 4}

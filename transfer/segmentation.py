@@ -306,7 +306,7 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
         metrics = runner.test()
     tables = runner.test_evaluator.metrics[0].tables
     if recipe.score_every:
-        metrics["best_mean_iu"] = max(metrics["mean_iu"], *step.history.values())
+        metrics["best_mean_iu"] = max([metrics["mean_iu"], *step.history.values()])
     iu = zip(LABELS, class_iu(tables.sum(0)), strict=True)
     per_class = {name: None if math.isnan(x) else float(x) for name, x in iu}
     return Outcome(metrics, per_class, receipt, {"tables": tables.astype(np.int32)})
