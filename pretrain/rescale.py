@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +81,9 @@ def balance(
     """Rescale `layers` (all of `network`, in forward order) so that they learn at the same rate: `-cs`.
 
     A layer's ratio is the root mean square of its weights' gradient over that of its weights, for
-    N(0, 1) gradients at the top of network(images), N×K. The target is the ratios' geometric mean
-    times the output's deviation^(1/layers), which is 1 in the end. Raises Failed, naming the layer,
-    when one is dead or a number is not finite.
+    N(0, 1) gradients at the top of network(images), N×C×…. The target is the ratios' geometric mean
+    times the output's deviation (of a channel, on average)^(1/layers), which is 1 in the end. Raises
+    Failed, naming the layer, when one is dead or a number is not finite.
     """
     for name, layer in layers.items():
         if not layer.weight.any():
@@ -94,7 +93,7 @@ def balance(
     # Released code: drawn anew in each round; we: once, so that ratios change by the scaling alone.
     gradient = torch.randn(top.shape, generator=random).to(top.device)
     for rounds in range(ROUNDS + 1):
-        deviation = float(top.detach().std(0, correction=0).mean())
+        deviation = float(top.detach().movedim(1, -1).flatten(0, -2).std(0, correction=0).mean())
         ratios = _log_ratios(layers, top, gradient)
         if not (deviation > 0 and math.isfinite(deviation)):
             raise Failed(f"the output's deviation over {len(images)} images is {deviation}: give other images")
@@ -158,26 +157,19 @@ def _warn(before: float | None, deviation: float) -> None:
         log(f"rescale: the net is not homogeneous: the output's deviation is now {deviation:.3g}; correcting for it")
 
 
-def rescale_trunk(
-    trunk: AlexNet, images: Tensor, *, random: torch.Generator, width: int = 4096, outputs: int = 1000
-) -> Balance:
-    """Rescale the conv1–conv5 of `trunk` in place, on N×3×227×227 images (protocols 7.7).
+def rescale_trunk(trunk: AlexNet, images: Tensor, *, random: torch.Generator) -> Balance:
+    """Rescale the conv1–conv5 of `trunk` in place, on N×3×227×227 images; pool5's deviation is then 1.
 
-    As a pre-trained net is rescaled in the paper: its layers are kept, fresh fc6–fc8 of a CaffeNet
-    are put on top and go through the within-layer step; then all eight are balanced. fc6–fc8 are
-    dropped. Released code: k-means there too, but 160 images are fewer than their filters, so they
-    are random. Raises Failed as balance does.
+    Released code: a whole net is balanced, with fc6 and fc7 that are kept. An encoder file has none,
+    and every task fills its own: what the convolutions had gained from layers that are then dropped
+    would be left over (activations a hundred times too large, and training diverges). So the net
+    that we balance is the trunk, its top pool5. Raises Failed as balance does.
     """
     with torch.no_grad():
-        codes = trunk(images).flatten(1)
-    if not codes.isfinite().all():
-        raise Failed("pool5 holds NaN or infinite values: such an encoder cannot be rescaled")
-    sizes = (codes.shape[1], width, width, outputs)
-    fc6, fc7, fc8 = (nn.Linear(*pair, device="meta").to_empty(device=images.device) for pair in pairwise(sizes))
-    head = nn.Sequential(fc6, nn.ReLU(), fc7, nn.ReLU(), fc8)
-    initialise((fc6, fc7, fc8), lambda: head(codes), kind="random", random=random)
-    layers = {f"conv{k}": conv for k, conv in enumerate(trunk.convs(), start=1)} | {"fc6": fc6, "fc7": fc7, "fc8": fc8}
-    return balance(layers, lambda x: head(trunk(x).flatten(1)), images[:BALANCED], random=random)
+        if not trunk(images).isfinite().all():
+            raise Failed("pool5 holds NaN or infinite values: such an encoder cannot be rescaled")
+    layers = {f"conv{k}": conv for k, conv in enumerate(trunk.convs(), start=1)}
+    return balance(layers, trunk, images[:BALANCED], random=random)
 
 
 @contextmanager

@@ -202,6 +202,21 @@ def test_all_layers_learn_at_the_same_rate(architecture, images):
     assert fresh.max() - fresh.min() < (before.max() - before.min()) / 2
 
 
+@pytest.mark.parametrize("architecture", [NARROW, NO_NORM, Architecture()], ids=str)
+def test_a_trunk_ends_with_equal_rates_and_a_pool5_of_deviation_one(architecture, images):
+    made = trunk(architecture)
+    with torch.no_grad():
+        made.conv2.weight *= 20
+    done = rescale.rescale_trunk(made, images, random=generator(1))
+    layers = {f"conv{k}": conv for k, conv in enumerate(made.convs(), start=1)}
+    after, _ = log_ratios(layers, made, images, generator(1))
+    assert done.spread < 0.01
+    assert after.max() - after.min() < 0.02
+    with torch.no_grad():
+        deviation = made(images).movedim(1, 0).flatten(1).std(1, correction=0).mean()
+    assert abs(deviation.log()) < 5 * 0.01 + 1e-3
+
+
 @pytest.mark.parametrize("bias", [0.0, None])
 def test_a_homogeneous_trunk_computes_the_same_up_to_scale(bias, images):
     made = trunk(NO_NORM, bias=bias)
@@ -209,7 +224,7 @@ def test_a_homogeneous_trunk_computes_the_same_up_to_scale(bias, images):
         made.conv2.weight *= 7
         made.conv2.bias *= 7
         before = made(images)
-        done = rescale.rescale_trunk(made, images, random=generator(0), width=24, outputs=50)
+        done = rescale.rescale_trunk(made, images, random=generator(0))
         after = made(images)
     assert done.spread < 0.01
     scale = (before * after).sum() / before.square().sum()
@@ -225,7 +240,7 @@ def test_a_badly_scaled_trunk_comes_out_as_the_well_scaled_one(images):
         bad.conv4.weight /= 100
         torch.testing.assert_close(bad(images), good(images), rtol=1e-3, atol=1e-2)
     for made in (good, bad):
-        rescale.rescale_trunk(made, images, random=generator(0), width=24, outputs=50)
+        rescale.rescale_trunk(made, images, random=generator(0))
     for ours, theirs in zip(good.parameters(), bad.parameters(), strict=True):
         torch.testing.assert_close(ours.norm(), theirs.norm(), rtol=0.03, atol=0)
         torch.testing.assert_close(ours / ours.norm(), theirs / theirs.norm(), rtol=1e-4, atol=1e-5)
@@ -235,7 +250,7 @@ def test_the_same_seed_gives_the_same_bits(images):
     found = [trunk() for _ in range(3)]
     for made, seed in zip(found, (0, 0, 1), strict=True):
         state = torch.get_rng_state()
-        rescale.rescale_trunk(made, images, random=generator(seed), width=24, outputs=50)
+        rescale.rescale_trunk(made, images, random=generator(seed))
         assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from the global generator
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
@@ -263,7 +278,7 @@ def test_what_cannot_be_rescaled_is_told(spoil, said, images):
     with torch.no_grad():
         spoil(made)
     with pytest.raises(Failed) as caught:
-        rescale.rescale_trunk(made, images, random=generator(0), width=24, outputs=50)
+        rescale.rescale_trunk(made, images, random=generator(0))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -273,7 +288,7 @@ def test_what_cannot_be_rescaled_is_told(spoil, said, images):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty working folder with twelve images; few of them, and a narrow head, while rescaling."""
+    """An empty working folder with twelve images, six of them for rescaling."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stripes").mkdir()
     rng = np.random.default_rng(0)
@@ -282,9 +297,6 @@ def here(tmp_path, monkeypatch):
         stripes = np.broadcast_to(wave[:, None] if k % 2 else wave, (80, 80))
         pixels = rng.integers(70, 180, 3) + stripes[:, :, None] + rng.normal(0, 9, (80, 80, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "stripes" / f"{k}.png")
-    narrow = functools.partial(rescale.rescale_trunk, width=24, outputs=50)
-    for module in (rescaled, kmeans):
-        monkeypatch.setattr(module, "rescale_trunk", narrow)
     monkeypatch.setattr(rescaled, "IMAGES", 6)
     return tmp_path
 
@@ -408,7 +420,7 @@ def test_the_weights_of_pretrain_by_kmeans(here, capsys, monkeypatch):
     store = build_store([here / "stripes"], here / "runs/stores")
     (batch,) = batches(store, batch=6, seed=0, start=0, stop=1, device=torch.device("cpu"))
     made = initialised(batch, kind="kmeans", seed=1)
-    rescale.rescale_trunk(made, batch, random=generator(0), width=24, outputs=50)
+    rescale.rescale_trunk(made, batch, random=generator(0))
     for name, tensor in made.state_dict().items():
         if name.endswith("weight"):  # another seed, the same scale
             assert abs(float((found[name].norm() / tensor.norm()).log())) < 0.3
