@@ -7,9 +7,9 @@ import pandas as pd
 
 from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
 from benchmarks.published import NONE
-from benchmarks.results import Result, read_results, row_name
-from benchmarks.table2 import current
-from pretrain.files import Failed, Missing
+from benchmarks.results import Result, data_identity, read_results, row_name
+from benchmarks.table2 import budget, current
+from pretrain.files import Failed, Missing, Usage
 from transfer import TASKS
 
 
@@ -19,6 +19,8 @@ def compare(results: Path, first: str, second: str, *, recipe: str | None) -> st
     Row names are those of the folders ("context-random-region"). Raises Missing when the two share no
     task of a recipe, and Failed when they were scored on different data.
     """
+    if first == second:
+        raise Usage(f"{first} against itself: name two rows")
     cells: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for result in current(read_results(results)):
         name = row_name(result["method"], result["variant"])
@@ -47,8 +49,12 @@ REMARK = (
 
 
 def _row(task: str, first: list[Result], second: list[Result]) -> dict[str, str]:
-    if len({result["data"]["sha256"] for result in (*first, *second)}) > 1:
+    if len(set(map(data_identity, (*first, *second)))) > 1:
         raise Failed(f"{task}: the two rows were scored on different data: run `bench transfer` for both on the same")
+    for rows in (first, second):
+        if len(set(map(budget, rows))) > 1:
+            name = row_name(rows[0]["method"], rows[0]["variant"])
+            raise Failed(f"{task}: the seeds of {name} differ in their pre-training: tell them apart by --label")
     metric = TASKS[task].metric
     means = [100 * float(np.mean([r["metrics"][metric] for r in rows])) for rows in (first, second)]
     gaps = replicates(first) - replicates(second)
@@ -59,6 +65,6 @@ def _row(task: str, first: list[Result], second: list[Result]) -> dict[str, str]
         "b": f"{means[1]:.1f} ({len(second)})",
         "by": f"{means[0] - means[1]:+.1f}",
         "interval": f"[{low:+.1f}, {high:+.1f}]",
-        "share": f"{100 * np.mean(gaps > 0):.0f}%" if np.isfinite(gaps).any() else NONE,
+        "share": f"{100 * np.mean(gaps[np.isfinite(gaps)] > 0):.0f}%" if np.isfinite(gaps).any() else NONE,
         "answer": "yes" if low > 0 else "no, it is behind" if high < 0 else "not decided",
     }

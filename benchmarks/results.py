@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.alexnet import described
 from pretrain.files import Failed, write_text
+from transfer import TASKS, Data
 
 SCHEMA = 2
 KEYS = {
@@ -72,14 +74,28 @@ def read_result(path: Path) -> Result:
         identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
         own = result_path(path.parents[2], recipe=result["recipe"]["name"], **identity)
         provenance = result["encoder"]["provenance"]
-        if not isinstance(result["per_image"], str):
-            raise ValueError("no per-image scores")
+        _check_content(result)
         named = (provenance["method"], provenance["variant"]) == (result["method"], result["variant"])
         if own != path or not named:
             raise ValueError(f"its content is that of {own}")
-    except (ValueError, KeyError, TypeError, IndexError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
         raise Failed(f"{path}: not a result file ({error}): delete it and run `bench transfer` again") from error
     return result  # type: ignore[no-any-return]
+
+
+def _check_content(result: Result) -> None:
+    """Raise ValueError, KeyError, TypeError or AttributeError unless all that a table reads is there."""
+    task = result["task"]
+    if task not in TASKS:
+        raise ValueError(f"no task {task!r}")
+    numbers = [result["metrics"][prefix + TASKS[task].metric] for prefix in ("", "chance_")]
+    numbers += [result["data"]["images"][part] for part in ("train", "test")] + [result["seed"]]
+    texts = [result["per_image"], result["commit"], result["hardware"], result["data"]["name"]]
+    texts += [result["data"]["split"], result["data"]["sha256"], result["recipe"]["sha256"]]
+    if not all(isinstance(n, int | float) for n in numbers) or not all(isinstance(t, str) for t in texts):
+        raise ValueError("a number or a text is missing")
+    result["data"]["sources"].items()
+    described(result["encoder"]["architecture"])
 
 
 def read_results(results: Path) -> list[Result]:
@@ -87,7 +103,12 @@ def read_results(results: Path) -> list[Result]:
     return [read_result(path) for path in sorted(results.glob("*/*/*-seed*.json"))]
 
 
-def same_run(result: Result, *, encoder: str, recipe: str, data: str) -> bool:
-    """Whether a result was made from the encoder, recipe and data with these digests (else it is stale)."""
+def data_identity(result: Result) -> str:
+    """What two results on the same data agree in: the files' digest, and the sources of what is not a file."""
+    return json.dumps([result["data"]["sha256"], result["data"]["sources"]], sort_keys=True)
+
+
+def same_run(result: Result, *, encoder: str, recipe: str, data: Data) -> bool:
+    """Whether a result was made from the encoder and recipe with these digests and this data (else it is stale)."""
     found = (result["encoder"]["sha256"], result["recipe"]["sha256"], result["data"]["sha256"])
-    return found == (encoder, recipe, data)
+    return found == (encoder, recipe, data.sha256) and result["data"]["sources"] == data.sources

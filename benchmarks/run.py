@@ -50,11 +50,12 @@ def _run(
     method, variant = encoder.provenance["method"], encoder.provenance["variant"]
     path = result_path(results, recipe=recipe, method=method, variant=variant, task=task, seed=seed)
     if path.is_file() and not again:
-        if same_run(read_result(path), encoder=encoder.sha256, recipe=chosen.sha256, data=read.sha256):
+        if same_run(read_result(path), encoder=encoder.sha256, recipe=chosen.sha256, data=read):
             log(f"{path}: finished, reused")
             return path
         log(f"{path}: stale (its encoder, recipe or data changed), computed again")
-    identity = f"{encoder.sha256} {chosen.sha256} {read.sha256} {seed} {device.type}"
+    name = dataset_name(data)  # now: a broken dataset.json is better found before the training than after it
+    identity = f"{encoder.sha256} {chosen.sha256} {read.sha256} {read.sources} {seed} {device.type}"
     work = runs / "transfer" / recipe / path.parent.name / f"{path.stem}-{_short(identity)}"
     work.mkdir(parents=True, exist_ok=True)
     resumed, began = any(work.iterdir()), time.monotonic()
@@ -67,7 +68,7 @@ def _run(
         "seconds": round(time.monotonic() - began, 1),
         "resumed": resumed,
     }  # fmt: skip
-    result["data"]["name"] = dataset_name(data)
+    result["data"]["name"] = name
     write_result(path, result)
     shutil.rmtree(work)
     log(f"{path}: {TASKS[task].metric} {100 * outcome.metrics[TASKS[task].metric]:.1f}")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
 from benchmarks.published import NONE, Row, published, successors_markdown, table2_markdown
-from benchmarks.results import Result, read_results, row_name
+from benchmarks.results import Result, data_identity, read_results, row_name
 from pretrain.alexnet import CAFFENET, described
 from pretrain.files import Missing, Usage
 from pretrain.progress import log
@@ -48,11 +48,11 @@ def sections(results: Iterable[Result]) -> list[Section]:
     """Split results so that a column of a section holds one recipe and one set of data."""
     found, fresh = [], current(results)
     recipes = {result["recipe"]["name"] for result in fresh}
-    for recipe in sorted(recipes, key=lambda name: (ORDER.index(name.split("-")[0]), name)):
+    for recipe in sorted(recipes, key=lambda name: ([name.split("-")[0] != first for first in ORDER], name)):
         own = [result for result in fresh if result["recipe"]["name"] == recipe]
         ranks = {task: _ranks(r for r in own if r["task"] == task) for task in TASKS}
         for rank in range(max(map(len, ranks.values()))):
-            chosen = [r for r in own if ranks[r["task"]].get(r["data"]["sha256"]) == rank]
+            chosen = [r for r in own if ranks[r["task"]].get(data_identity(r)) == rank]
             found += [Section(recipe, chosen)] if chosen else []
     return found
 
@@ -71,24 +71,33 @@ def current(results: Iterable[Result]) -> list[Result]:
 
 
 def _ranks(results: Iterable[Result]) -> dict[str, int]:
-    """Data digest → 0 for the one with the most results, 1 for the next, …"""
-    counts = Counter(result["data"]["sha256"] for result in results)
+    """Data identity → 0 for the one with the most results, 1 for the next, …"""
+    counts = Counter(map(data_identity, results))
     return {data: rank for rank, (data, _) in enumerate(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))}
 
 
-def is_full(results: Sequence[Result]) -> bool:
-    """Whether these are results of the whole protocol on the whole official splits."""
-    return all(r["recipe"]["name"] == "paper" and r["data"]["images"] == FULL.get(r["task"]) for r in results)
+def comparable(result: Result, row: Row | None) -> bool:
+    """Whether a result may be set beside the number that `row` publishes for its task.
+
+    That takes the whole protocol on the whole official splits, the encoder that the row stands for, on
+    the trunk it stands for, and its pre-training in full, unless the weights are its authors' own.
+    """
+    if row is None or row.get(result["task"]) is None or result["variant"] not in row["variants"]:
+        return False
+    provenance, data = result["encoder"]["provenance"], result["data"]
+    trunk = described(result["encoder"]["architecture"]) == CAFFENET or row.get("trunk") == "any"
+    trained = "source" in provenance or (provenance.get("iterations") or 0) >= row["iterations"]
+    whole = data["name"] == "VOC" and data["images"] == FULL.get(result["task"])
+    return result["recipe"]["name"] == "paper" and whole and trunk and trained
 
 
 def frame(section: Section) -> pd.DataFrame:
     """A section as the paper's six columns; the seven rows of the paper keep their place, measured or not."""
-    paper = published("table2")
-    known = {row["method"]: row for row in (*paper, *published("extra"))}
+    paper, known = published("table2"), _known()
     groups: dict[tuple[int, str, str], list[Result]] = {}
     for result in section.results:
         place = list(known).index(result["method"]) if result["method"] in known else len(known)
-        groups.setdefault((place, _name(result, known), _budget(result)), []).append(result)
+        groups.setdefault((place, _name(result, known), budget(result)), []).append(result)
     for place, row in enumerate(paper):
         if not any(key[0] == place for key in groups):
             groups[place, row["name"], ""] = []
@@ -97,17 +106,22 @@ def frame(section: Section) -> pd.DataFrame:
     return pd.DataFrame([*rows, {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE} | chance])
 
 
+def _known() -> dict[str, Row]:
+    """Method → its published row."""
+    return {row["method"]: row for row in (*published("table2"), *published("extra"))}
+
+
 def _name(result: Result, known: dict[str, Row]) -> str:
     method, variant = result["method"], result["variant"]
     name = known[method]["name"] if method in known else row_name(method, "")
     return f"{name} ({variant})" if variant else str(name)
 
 
-def _budget(result: Result) -> str:
+def budget(result: Result) -> str:
     """What must agree for two results to be seeds of one row: all of the pre-training but its seed."""
     provenance = result["encoder"]["provenance"]
-    keys = ["dataset", "mask", "label", "source"]
-    keys += ["iterations", "batch", "rate", "loss"] if provenance.get("iterations") else []
+    keys = ["dataset", "shapes", "mask", "label", "source", "iterations"]
+    keys += ["batch", "rate", "loss"] if provenance.get("iterations") else []
     rescaled = (provenance.get("rescaled") or {}).get("dataset")
     return json.dumps([rescaled, *(provenance.get(key) for key in keys)], sort_keys=True)
 
@@ -121,7 +135,7 @@ def _row(group: list[Result], name: str, known: dict[str, Row]) -> dict[str, str
         cells[column] = spread([100 * r["metrics"][TASKS[task].metric] for r in own])
         if own:
             cells[column] += " [{:.1f}, {:.1f}]".format(*interval(replicates(own)))
-        if own and row and own[0]["variant"] in row["variants"] and is_full(own) and row.get(task) is not None:
+        if row and own and all(comparable(result, row) for result in own):
             cells[column] += f" / {row[task]:.1f}"
     return {"Method": name, "Supervision": supervision, "Pre-training time": _time(group)} | cells
 
@@ -179,8 +193,9 @@ def report(results: Path, *, recipe: str | None, style: Format, successors: bool
 
 def markdown(section: Section) -> str:
     """One section: a heading, what it is, the table, the conditions."""
-    full = is_full(section.results)
-    what = "ours / published" if full else "not comparable with the published numbers"
+    known = _known()
+    full = any(comparable(result, known.get(result["method"])) for result in section.results)
+    what = "ours / published, where the whole was done" if full else "not comparable with the published numbers"
     lines = [
         f"## Table 2, recipe `{section.recipe}` ({what})",
         "",
@@ -210,11 +225,17 @@ def _conditions(section: Section) -> list[str]:
     commits = sorted({r["commit"][:10] + (" with local changes" if r["dirty"] else "") for r in section.results})
     metrics = "; ".join(f"{task}: {TASKS[task].metric}, {TASKS[task].split}" for task in TASKS)
     sources = sorted({f"{k.capitalize()}: {v}." for r in section.results for k, v in r["data"]["sources"].items()})
-    others = {row_name(r["method"], r["variant"]): r["encoder"]["architecture"] for r in section.results}
-    trunks = [f"{name}: {described(said)}." for name, said in sorted(others.items()) if described(said) != CAFFENET]
-    return [
-        f"Metrics: {metrics}.",
-        *sources,
-        *trunks,
-        f"Transfer on: {'; '.join(hardware)}. Code: {', '.join(commits)}.",
-    ]
+    rows = sorted({(row_name(r["method"], r["variant"]), _origin(r)) for r in section.results})
+    origins = [f"{name}: {origin}." for name, origin in rows if origin]
+    code = f"Transfer on: {'; '.join(hardware)}. Code: {', '.join(commits)}."
+    return [f"Metrics: {metrics}.", *sources, *origins, code]
+
+
+def _origin(result: Result) -> str:
+    """What a row's encoder was trained on or imported from, and its trunk where it is not a CaffeNet."""
+    provenance, trunk = result["encoder"]["provenance"], described(result["encoder"]["architecture"])
+    source, dataset, rescaled = (provenance.get(key) or {} for key in ("source", "dataset", "rescaled"))
+    told = [f"imported from {source['file']}"] if source else []
+    told += [f"pre-trained on {dataset['name']}, {dataset['images']:,} images"] if dataset else []
+    told += [f"rescaled on {rescaled['dataset']['name']}"] if rescaled else []
+    return ", ".join(told + ([str(trunk)] if trunk != CAFFENET else []))

@@ -35,6 +35,13 @@ def test_classification(case):
         assert value == pytest.approx(np.mean(known), abs=1e-12) if known else np.isnan(value)
 
 
+def test_a_class_of_ambiguous_images_alone_is_left_out():
+    labels = np.full((3, 20), -1)
+    labels[0, 0], labels[:, 1] = 1, 0
+    kept = {"scores": np.arange(60, dtype=np.float32).reshape(3, 20), "labels": labels.astype(np.int8)}
+    assert classification.resampled(kept, np.ones((1, 3), int))[0] == pytest.approx(1 / 3)
+
+
 def annotation(random):
     count = int(random.integers(0, 4))
     low = random.integers(0, 60, (count, 2))

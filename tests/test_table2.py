@@ -4,7 +4,7 @@ import copy
 import io
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from benchmarks.results import (
 from benchmarks.table2 import FULL, frame, report, sections, spread
 from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
-from transfer import TASKS
+from transfer import TASKS, Data
 from transfer.ranking import average_precisions
 
 
@@ -65,6 +65,7 @@ def make_result(
     data="d",
     iterations=100,
     images=None,
+    data_name="tiny",
 ):
     metric = TASKS[task].metric
     return {
@@ -74,7 +75,7 @@ def make_result(
         "task": task,
         "recipe": {"name": recipe, "sha256": TASKS[task].load().RECIPES[recipe].sha256},
         "data": {
-            "name": "tiny",
+            "name": data_name,
             "split": "trainval → test",
             "images": images or {"train": 4, "test": 2},
             "sources": {},
@@ -161,10 +162,12 @@ def test_a_damaged_result_is_named(tmp_path, text):
 
 def test_stale_means_another_encoder_recipe_or_data():
     result = make_result()
-    same = {"encoder": "e", "recipe": result["recipe"]["sha256"], "data": "d"}
+    data = Data("trainval → test", {"train": 4, "test": 2}, "d")
+    same = {"encoder": "e", "recipe": result["recipe"]["sha256"], "data": data}
     assert same_run(result, **same)
-    for key in same:
-        assert not same_run(result, **(same | {key: "other"}))
+    others = {"sha256": replace(data, sha256="x"), "sources": replace(data, sources={"proposals": "others"})}
+    for key, other in [("encoder", "x"), ("recipe", "x"), *(("data", value) for value in others.values())]:
+        assert not same_run(result, **(same | {key: other}))
 
 
 def test_spread_is_the_sample_deviation():
@@ -221,19 +224,44 @@ def test_a_changed_recipe_leaves_the_table(tmp_path, capsys):
     assert "1 results left out" in capsys.readouterr().err
 
 
+WHOLE = {"recipe": "paper", "data_name": "VOC", "images": FULL["classification"], "iterations": 100_000}
+
+
 def test_only_the_full_protocol_stands_beside_published_numbers(tmp_path):
-    put(tmp_path / "a", recipe="quick")
-    put(tmp_path / "b", recipe="paper")
-    put(tmp_path / "c", recipe="paper", images=FULL["classification"])
-    texts = {name: report(tmp_path / name, recipe=None, style="csv") for name in "abc"}
-    assert "/ 56.5" not in texts["a"] + texts["b"]
-    assert re.search(r"50\.0 \(1\) \[[\d., ]+\] / 56\.5", texts["c"])
-    put(tmp_path / "d", recipe="paper", images=FULL["classification"], variant="central")
-    assert "/ 56.5" not in report(tmp_path / "d", recipe=None, style="csv")  # not the encoder that 56.5 stands for
-    headings = {name: report(tmp_path / name, recipe=None, style="markdown").splitlines()[0] for name in "abc"}
-    assert "not comparable" in headings["a"]
-    assert "not comparable" in headings["b"]
-    assert "ours / published" in headings["c"]
+    put(tmp_path, **WHOLE)
+    text = report(tmp_path, recipe=None, style="markdown")
+    assert "ours / published" in text.splitlines()[0]
+    assert re.search(r"50\.0 \(1\) \[[\d., ]+\] / 56\.5", text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recipe": "quick"},
+        {"images": {"train": 5011, "test": 100}},
+        {"data_name": "a VOC of my own"},
+        {"iterations": 99_999},
+        {"variant": "central"},  # not the encoder that 56.5 stands for
+        {"variant": "random-region-rescaled"},
+    ],
+    ids=str,
+)
+def test_anything_less_does_not(change, tmp_path):
+    put(tmp_path, **WHOLE | change)
+    text = report(tmp_path, recipe=None, style="markdown")
+    assert "/ 56.5" not in text
+    assert "not comparable" in text.splitlines()[0]
+
+
+def test_another_trunk_does_not_but_weights_of_the_authors_do(tmp_path):
+    other = make_result(**WHOLE)
+    other["encoder"]["architecture"] |= {"norm": "none"}
+    save(tmp_path / "a", other)
+    assert "/ 56.5" not in report(tmp_path / "a", recipe=None, style="csv")
+    theirs = make_result(**WHOLE | {"variant": "released", "iterations": None})
+    theirs["encoder"]["provenance"] |= {"source": {"file": "ce_features.caffemodel"}}
+    save(tmp_path / "b", theirs)
+    assert "/ 56.5" in report(tmp_path / "b", recipe=None, style="csv")
 
 
 def test_formats_and_bytes(tmp_path, capsys):
@@ -381,6 +409,41 @@ def test_compare(tmp_path, capsys):
     assert "(2)" in answer("context-random-region", "context-other")
 
 
+def test_compare_wants_one_pre_training_a_row(tmp_path, capsys):
+    save(tmp_path, random_result(0))
+    save(tmp_path, random_result(1, iterations=999))
+    save(tmp_path, random_result(0, variant="other"))
+    command = ["compare", "context-random-region", "context-other", "--results", str(tmp_path)]
+    assert cli.main(command) == 1
+    assert "context-random-region differ in their pre-training" in capsys.readouterr().err
+    assert cli.main(["compare", "random", "random", "--results", str(tmp_path)]) == 2
+    assert "against itself" in capsys.readouterr().err
+
+
+SPOILED = {
+    "no headline": lambda r: r["metrics"].pop("map_sklearn"),
+    "no chance": lambda r: r["metrics"].pop("chance_map_sklearn"),
+    "no architecture": lambda r: r["encoder"].pop("architecture"),
+    "half an architecture": lambda r: r["encoder"]["architecture"].pop("norm"),
+    "no counts": lambda r: r["data"]["images"].pop("test"),
+    "no sources": lambda r: r["data"].pop("sources"),
+    "no commit": lambda r: r.update(commit=None),
+    "a seed of text": lambda r: r.update(seed="0"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_result_that_lacks_something_is_named(kind, tmp_path, capsys):
+    path = put(tmp_path)
+    result = json.loads(path.read_text())
+    SPOILED[kind](result)
+    path.write_text(json.dumps(result))
+    assert cli.main(["table2", "--results", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "classification-seed0.json: not a result file" in err
+
+
 def test_compare_what_cannot_be_compared(tmp_path, capsys):
     save(tmp_path, random_result(0))
     command = ["compare", "context-random-region", "random", "--results", str(tmp_path)]
@@ -432,11 +495,16 @@ def test_the_conditions_name_sources_and_other_trunks(tmp_path):
     lines = report(tmp_path, recipe=None, style="markdown").splitlines()
     assert "- Proposals: a.mat + b.mat (published)." in lines
     assert "- context-random-region: AlexNet with groups (1, 1, 1, 1, 1), norm none." in lines
+    result["encoder"]["provenance"] |= {
+        "dataset": {"name": "photos", "images": 1234}, "rescaled": {"dataset": {"name": "others"}}
+    }  # fmt: skip
+    save(tmp_path, result)
+    assert "pre-trained on photos, 1,234 images, rescaled on others" in report(tmp_path, recipe=None, style="markdown")
 
 
-def test_an_extra_row_has_its_published_number_and_its_name(tmp_path):
-    put(tmp_path, method="kmeans", variant="", recipe="paper", images=FULL["classification"])
+def test_a_row_that_is_not_the_papers_has_its_name(tmp_path):
+    put(tmp_path, method="kmeans", variant="", **{k: v for k, v in WHOLE.items() if k != "iterations"})
     (section,) = sections(read_results(tmp_path))
     table = frame(section)
     assert len(table) == 9  # the paper's seven, chance, and this one
-    assert table.set_index("Method").loc["k-means initialization"].Classification.endswith("/ 56.6")
+    assert "/" not in table.set_index("Method").loc["k-means initialization"].Classification

@@ -26,7 +26,7 @@ from transfer import Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
 from transfer.head import Head, filled
 from transfer.ranking import Labels, average_precisions, resampled_map
-from transfer.solver import parameter_groups, set_rates
+from transfer.solver import REMEDY, check_finite, parameter_groups, set_rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +177,9 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
             crops = random_crops([images[i].to(device) for i in chosen], recipe, generator(seed, "crops", iteration))
             loss = _step(model, optimizer, crops, labels[chosen].to(device), recipe)
             if not math.isfinite(loss):
-                raise Failed(f"classification: the loss is {loss} at iteration {iteration + 1}: these features "
-                             f"blow up under recipe {recipe.name}; nothing was recorded")  # fmt: skip
+                raise Failed(f"classification: the loss is {loss} at iteration {iteration + 1}: {REMEDY}")
+            if iteration + 1 == recipe.iterations:
+                check_finite(model, task="classification")
             if due() or iteration + 1 == recipe.iterations:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 save_checkpoint(work / "checkpoint.pt", state | {"iteration": iteration + 1})

@@ -34,7 +34,7 @@ from transfer.detections import (
 from transfer.fast_rcnn import STRIDE, Example, Recipe, build, condition, model_input, target_statistics
 from transfer.proposals import SelectiveSearch, proposals
 from transfer.published_proposals import published_boxes, published_files
-from transfer.solver import parameter_groups, set_rates
+from transfer.solver import REMEDY, check_finite, parameter_groups, set_rates
 
 CONDITION_IMAGES = 40
 
@@ -173,11 +173,13 @@ def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work
             with EventStorage(i):
                 loss = sum(model(inputs).values())
             if not loss.isfinite():
-                raise Failed(f"detection: loss is {loss.item()} at iteration {i}: is the encoder scaled sanely?")
+                raise Failed(f"detection: the loss is {loss.item()} at iteration {i + 1}: {REMEDY}")
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             shown.step(f"loss {loss.item():.3f}")
+            if i + 1 == recipe.iterations:
+                check_finite(model, task="detection")
             if due() or i + 1 == recipe.iterations:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
                 save_checkpoint(path, {"run": run, "done": i + 1, **state})

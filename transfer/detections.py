@@ -123,7 +123,7 @@ def per_image(found: Detections, truths: Sequence[voc.Annotation]) -> dict[str, 
         for field in ("images", "true")
     )
     counts = positives(truths).astype(np.uint16)
-    return {"images": images.astype(np.uint16), "true": true, "lengths": np.array(lengths), "positives": counts}
+    return {"images": images.astype(np.uint32), "true": true, "lengths": np.array(lengths), "positives": counts}
 
 
 def resampled_map(kept: Mapping[str, NDArray[Any]], weights: NDArray[np.int64]) -> voc.Floats:

@@ -126,7 +126,7 @@ class DecodeHead(BaseDecodeHead):  # type: ignore[misc]
 
 
 def bilinear_kernel() -> Tensor:
-    """63×63, Caffe's bilinear filler for stride 32: a tent that is 1 at the centre."""
+    """63×63, for stride 32, as FCN's surgery.py fills it: a tent that is 1 at the centre."""
     tent = 1 - (torch.arange(KERNEL) - (KERNEL - 1) / 2).abs() / STRIDE
     return torch.outer(tent, tent)
 

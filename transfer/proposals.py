@@ -1,7 +1,7 @@
 """Selective search proposals, computed once per image set and kept in a cache that cannot be stale.
 
 Paper: proposals as Fast R-CNN's; released code: the authors' precomputed .mat files (protocols 5.1),
-which are not mirrored; we run OpenCV's selective search.
+which are used where they lie beside the devkit (transfer.published_proposals); else we run OpenCV's.
 """
 
 import hashlib

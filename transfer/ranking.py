@@ -50,6 +50,9 @@ def resampled_map(scores: voc.Floats, labels: Labels, weights: NDArray[np.int64]
     columns = []
     for column in range(labels.shape[1]):
         score, true, places = _counted(scores[:, column], labels[:, column])
+        if not len(places):  # every image is ambiguous
+            columns.append(np.full(len(weights), np.nan))
+            continue
         order = np.argsort(-score, kind="stable")
         ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)  # equal scores are one threshold
         copies = weights[:, places[order]]

@@ -33,6 +33,7 @@ from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
 from transfer.fcn import Recipe, build_model, optimizer
 from transfer.iu import LABELS, class_iu, histogram, resampled_mean_iu, scores
+from transfer.solver import REMEDY, check_finite
 
 YEAR = "VOC2012"
 TRAIN, TEST = "train", "test"
@@ -212,13 +213,10 @@ class Step(mmengine.hooks.Hook):  # type: ignore[misc]
         iteration, between = divmod(batch_idx + 1, self.recipe.accumulate)
         finished = iteration == self.recipe.iterations and not between
         loss = outputs["loss"].item()
-        if finished and not all(p.isfinite().all() for p in runner.model.parameters()):
-            loss = math.nan
         if not math.isfinite(loss):
-            raise Failed(
-                f"segmentation: the loss is {loss} in iteration {iteration}, training diverged: the encoder's "
-                "activations are too large: rescale the encoder, or check how it was pre-trained"
-            )
+            raise Failed(f"segmentation: the loss is {loss} in iteration {iteration}: {REMEDY}")
+        if finished:
+            check_finite(runner.model, task="segmentation")
         if between:
             return
         self.progress.step(f"loss {loss:.3f}")

@@ -5,6 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from pretrain.files import Failed
+
+REMEDY = "balance the encoder (`bench rescale`), or check how it was pre-trained; nothing was recorded"
+
 
 def parameter_groups(
     model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0
@@ -20,6 +24,12 @@ def parameter_groups(
         {"params": weights, "lr": rate, "weight_decay": decay},
         {"params": biases, "lr": rate * bias_rate, "weight_decay": decay * bias_decay},
     ]
+
+
+def check_finite(model: nn.Module, *, task: str) -> None:
+    """Raise Failed when a weight is NaN or infinite: what the last update spoiled shows in no loss."""
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise Failed(f"{task}: the weights are no longer finite, training diverged: {REMEDY}")
 
 
 def set_rates(optimizer: torch.optim.SGD, rates: Sequence[float]) -> None:
