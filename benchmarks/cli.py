@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
             code, answer = options.command(options)
         if answer:
-            print(answer, end="", flush=True)
+            print(answer.rstrip("\n"), flush=True)
         return int(code)
     except KeyboardInterrupt:
         return _say("interrupted; the same command goes on from the last checkpoint", 130)

@@ -43,8 +43,10 @@ def pretrain(options: argparse.Namespace) -> Answer:
 
 
 def rescale(options: argparse.Namespace) -> Answer:
+    from pretrain.alexnet import read_encoder
     from pretrain.rescaled import rescale
 
+    read_encoder(options.encoder)  # before any data is made
     if not options.images:
         _make_tiny()
     path = rescale(
@@ -74,6 +76,8 @@ def import_(options: argparse.Namespace) -> Answer:
         raise Usage("--std takes one number, or three: R G B")
     from pretrain.foreign import Reading
 
+    if max(options.mean or [128]) < 2:
+        raise Usage("--mean and --std are those of pixels 0–255: multiply yours by 255")
     std = options.std and tuple(options.std * 3)[:3]
     mean = options.mean and tuple(options.mean)
     path = import_file(
@@ -96,12 +100,13 @@ def fetch(options: argparse.Namespace) -> Answer:
 
 
 def transfer(options: argparse.Namespace) -> Answer:
-    from benchmarks.run import transfer
+    from benchmarks.run import check_recipe, transfer
     from pretrain.alexnet import read_encoder
     from transfer import TASKS
 
-    encoder = read_encoder(options.encoder or last_encoder(options.runs))
     tasks = tuple(TASKS) if options.task == "all" else (options.task,)
+    check_recipe(options.recipe, tasks)
+    encoder = read_encoder(options.encoder or last_encoder(options.runs))
     data = options.data or _default_data(options.recipe)
     paths = [
         path

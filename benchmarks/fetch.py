@@ -27,6 +27,8 @@ def fetch(known: Known, folder: Path) -> Path:
     A download that broke off goes on where it was. Raises Missing when no mirror answers, and Failed
     when what came, or what lies there already, has another checksum (what came is removed).
     """
+    if not known.importable:
+        log(f"{known.name}: cannot be imported: {known.remarks}")
     if not known.urls:
         raise Missing(f"{known.name}: no address to fetch it from: {known.remarks} See {known.source}")
     path = folder / known.file
@@ -44,7 +46,8 @@ def fetch(known: Known, folder: Path) -> Path:
             _download(url, part)
         except Broken as error:
             reasons.append(f"{host}: {error}")
-            log(f"{host}: {error}")
+            if url != known.urls[-1]:
+                log(f"{host}: {error}: trying the next")
             continue
         except OSError as error:
             raise write_error(path, error) from error
@@ -57,8 +60,8 @@ def fetch(known: Known, folder: Path) -> Path:
         log(f"{path}: fetched from {host}" + ("" if known.matches(path) else "; no checksum of it is known"))
         return path
     kind = Failed if wrong else Missing
-    raise kind(f"{known.name}: cannot be fetched ({'; '.join(reasons)}): run the same command again, or obtain "
-               f"{known.file} elsewhere and `bench import` it")  # fmt: skip
+    raise kind(f"{known.name}: cannot be fetched ({'; '.join(reasons)}): no network, or gone: run the same command "
+               f"again, or obtain {known.file} elsewhere and `bench import FILE --known {known.name}`")  # fmt: skip
 
 
 def _download(url: str, part: Path) -> None:

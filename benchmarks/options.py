@@ -39,7 +39,9 @@ How good are the features that a pre-training learned? Table 2 of Context Encode
   bench pretrain                      learn an encoder (default: context encoder, embedded data)
   bench import FILE --method NAME     or make one of published weights (bench import --list, bench fetch)
   bench transfer --task all           score it: classification, detection, segmentation
-  bench table2 > results/table2.md    print the table of all results"""
+  bench table2 > results/table2.md    print the table of all results
+
+Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted."""
 
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
@@ -75,10 +77,10 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "(default: VOC2012 in $BENCH_DATA, else the embedded data)",
     )
     add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
-    add("--iterations", type=_count, help="(default with --images: the paper's, 100000)")
-    add("--batch", type=_positive, help="images per iteration (default with --images: 64)")
-    add("--lr", type=_rate, help="Adam's learning rate (default with --images: the paper's)")
-    add("--seed", type=_count, default=0)
+    add("--iterations", type=count, help="(default with --images: the paper's, 100000)")
+    add("--batch", type=positive, help="images per iteration (default with --images: 64)")
+    add("--lr", type=rate, help="Adam's learning rate (default with --images: the paper's)")
+    add("--seed", type=count, default=0)
     add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")
     _add_places(parser)
     parser.set_defaults(command=commands.pretrain)
@@ -102,7 +104,7 @@ def _add_rescale(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         help="a folder of images, or a VOC year's folder; may be repeated (default: the embedded data)",
     )
     add("--out", type=Path, metavar="FILE", help="(default: under runs/pretrain; `bench transfer` then takes it next)")
-    add("--seed", type=_count, default=0)
+    add("--seed", type=count, default=0)
     _add_places(parser)
     parser.set_defaults(command=commands.rescale)
 
@@ -122,8 +124,8 @@ def _add_import(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     add("--variant", type=_label, metavar="V", help="added to the row's name")
     add("--known", metavar="NAME", help="take method and preprocessing from this known file (see --list)")
     add("--order", choices=("bgr", "rgb"), help="of the file's input channels (default: bgr for .caffemodel, else rgb)")
-    add("--mean", type=_number, nargs=3, metavar=("R", "G", "B"), help="what was subtracted from the pixels (0–255)")
-    add("--std", type=_rate, nargs="+", metavar="S", help="what they were then divided by: one number, or R G B")
+    add("--mean", type=number, nargs=3, metavar=("R", "G", "B"), help="what was subtracted from the pixels (0–255)")
+    add("--std", type=rate, nargs="+", metavar="S", help="what they were then divided by: one number, or R G B")
     add(
         "--norm",
         choices=("lrn", "lrn-before-pool", "none"),
@@ -156,7 +158,11 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add = parser.add_argument
     add("--task", choices=(*TASKS, "all"), required=True)
-    add("--encoder", type=Path, help="an encoder.safetensors (default: the one `bench pretrain` wrote last)")
+    add(
+        "--encoder",
+        type=Path,
+        help="an encoder.safetensors (default: the one written last, by `bench pretrain`, `import` or `rescale`)",
+    )
     add(
         "--recipe",
         default="tiny",
@@ -166,7 +172,7 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "paper-40k-conv1-frozen (detection) (default: tiny)",
     )
     add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
-    add("--seed", type=_count, nargs="+", default=[0], help="one or more seeds (default: 0)")
+    add("--seed", type=count, nargs="+", default=[0], help="one or more seeds (default: 0)")
     add("--again", action="store_true", help="compute results that are finished once more")
     _add_results(parser)
     _add_places(parser)
@@ -208,13 +214,13 @@ def _add_data(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     kinds = parser.add_subparsers(required=True, metavar="KIND")
     tiny = kinds.add_parser("tiny", help="make the embedded synthetic VOC")
     tiny.add_argument("dir", type=Path, nargs="?", default=TINY, help=f"(default: {TINY})")
-    tiny.add_argument("--seed", type=_count, default=0)
+    tiny.add_argument("--seed", type=count, default=0)
     tiny.set_defaults(command=commands.data_tiny)
     cut = kinds.add_parser("subset", help="cut a small subset out of a real VOCdevkit")
     cut.add_argument("source", type=Path, help="the folder that holds VOCdevkit")
     cut.add_argument("dir", type=Path, help="where to write the subset; must not exist")
-    cut.add_argument("--images", type=_positive, default=40, help="images per split (default: 40)")
-    cut.add_argument("--seed", type=_count, default=0)
+    cut.add_argument("--images", type=positive, default=40, help="images per split (default: 40)")
+    cut.add_argument("--seed", type=count, default=0)
     cut.set_defaults(command=commands.data_subset)
     check = kinds.add_parser("check", help="verify a VOC tree, naming each bad file")
     check.add_argument("dir", type=Path, help="the folder that holds VOCdevkit")
@@ -226,14 +232,14 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
 
 
-def _rate(text: str) -> float:
+def rate(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
@@ -254,15 +260,15 @@ def _row(text: str) -> str:
     return _label(text)
 
 
-def _number(text: str) -> float:
+def number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return value
 
 
-def _positive(text: str) -> int:
-    value = _count(text)
+def positive(text: str) -> int:
+    value = count(text)
     if value == 0:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value

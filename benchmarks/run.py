@@ -31,13 +31,18 @@ def transfer(
     its place is stale and replaced. Raises Usage before anything runs when a task has no such recipe,
     and what the task raises.
     """
-    for task in tasks:
-        if recipe not in (known := TASKS[task].load().RECIPES):
-            raise Usage(f"--recipe {recipe}: {task} has {', '.join(known)}")
+    check_recipe(recipe, tasks)
     return [
         _run(encoder, task, recipe=recipe, data=data, seed=seed, results=results, runs=runs, device=device, again=again)
         for task in tasks
     ]
+
+
+def check_recipe(recipe: str, tasks: Sequence[str]) -> None:
+    """Raise Usage, listing those there are, when one of `tasks` has no recipe of that name."""
+    for task in tasks:
+        if recipe not in (known := TASKS[task].load().RECIPES):
+            raise Usage(f"--recipe {recipe}: {task} has {', '.join(known)}")
 
 
 def _run(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pretrain.foreign import Reading
 
 ALGORITHMS = ("sha256", "sha1", "md5")
+ARCHIVES = (".zip", ".tgz", ".tar.gz")  # the checksum is then the archive's, not that of what is in it
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ def known_file(name: str) -> Known:
 
 def known_table() -> str:
     """A Markdown table of the known files, with what cannot be imported and why."""
-    lines = ["| Name | Method | File | Weights | Checksum | Pixels | Remarks |", "|" + ":--|" * 7]
+    lines = ["| Name | Method | Weights | Address | Checksum | Pixels | Remarks |", "|" + ":--|" * 7]
     for known in known_files().values():
         sums = known._sums()
         pixels = f"{known.order} − {known.mean}" + (f" / {known.std}" if known.std else "") if known.order else "–"
         remarks = known.remarks if known.importable else f"**Not importable.** {known.remarks}"
-        cells = (known.name, "-".join(filter(None, (known.method, known.variant))), known.file or "–", known.title,
-                 f"{sums[0]} {sums[1][:8]}…" if sums else "–", pixels, f"{remarks} ({known.source})")  # fmt: skip
+        cells = (known.name, "-".join(filter(None, (known.method, known.variant))), known.title,
+                 " ".join(known.urls) or known.file or "–", " ".join(sums) if sums else "–", pixels,
+                 f"{remarks} ({known.source})")  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -111,6 +113,8 @@ def import_file(
     """
     from pretrain.foreign import import_weights
 
+    if path.is_dir():
+        raise Failed(f"{path}: a folder: give the weights file in it")
     if not path.is_file():
         raise Missing(f"{path}: no such file: `bench fetch` gets the known ones, `bench import --list` names them")
     known = _known(path, name)
@@ -118,6 +122,8 @@ def import_file(
     if not method:
         raise Usage("say which row these weights make: --method NAME, or --known NAME (`bench import --list`)")
     variant = variant if variant is not None else known.variant if known and known.method == method else ""
+    if own := next((own for own in METHODS if (method == own and not variant) or method.startswith(f"{own}-")), None):
+        raise Usage(f"--method {method}: {own} names rows that are trained here: give another, or add --variant")
     if known:
         defaults: Any = {key: getattr(known, key) for key in ("order", "mean", "std", "norm")}
         given = {key: value for key, value in vars(reading).items() if value is not None}
@@ -136,7 +142,7 @@ def _known(path: Path, name: str | None) -> Known | None:
     if name is None:
         if known := recognised(path):
             log(f"{path}: recognised by its checksum as {known.name!r} ({known.title})")
-    elif (known := known_file(name)).matches(path) is False and Path(known.file).suffix == path.suffix:
+    elif (known := known_file(name)).matches(path) is False and not known.file.endswith(ARCHIVES):
         raise Failed(f"{path}: its checksum is not that of {name!r}: `bench fetch {name}`, or leave --known out")
     if known and not known.importable:
         raise Failed(f"{path}: {known.name!r} cannot be imported: {known.remarks}")

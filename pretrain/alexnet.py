@@ -208,7 +208,7 @@ def read_encoder(path: Path) -> Encoder:
     except (KeyError, TypeError, ValueError, RecursionError):
         raise Failed(
             f"{path}: no provenance in its metadata, so its row has no name: "
-            "write encoders with `bench pretrain`, or pretrain.alexnet.save_encoder"
+            "write encoders with `bench pretrain`, `bench import` or pretrain.alexnet.save_encoder"
         ) from None
     architecture = _architecture(path, provenance.pop("architecture", None))
     if problems := _problems(tensors, architecture):
@@ -244,7 +244,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except Exception as error:
         raise Failed(
             f"{path}: not a readable safetensors file ({error}); pickles are never opened: "
-            "give the encoder.safetensors that `bench pretrain` wrote"
+            "give the encoder.safetensors of `bench pretrain`, or make one of these weights by `bench import`"
         ) from error
 
 

@@ -79,4 +79,4 @@ def _write(path: Path, encoder: Encoder, record: dict[str, Any], *, store: Store
         raise Failed(f"{encoder.path}: {error}") from error
     provenance = encoder.provenance | {"variant": _variant(encoder), "rescaled": record | asdict(done)}
     save_encoder(path, trunk, provenance)
-    log(f"{path}: written after {done.rounds} rounds, gradient ratios within {done.spread:.1%}")
+    log(f"{path}: written; rounds: {done.rounds}, gradient ratios within {done.spread:.1%}")

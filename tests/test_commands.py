@@ -158,6 +158,10 @@ def test_exit_codes(here, capsys):
             cli.main(wrong)
         assert stop.value.code == 2
         capsys.readouterr()
+    for task, recipe in (("classification", "bogus"), ("detection", "paper-fc8"), ("all", "paper-40k")):
+        code, out, err = bench(capsys, "transfer", "--task", task, "--recipe", recipe)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"--recipe {recipe}: " in err
     bench(capsys, "pretrain", "--method", "random")
     code, out, err = bench(capsys, "transfer", "--task", "classification", "--recipe", "quick")
     assert (code, out) == (3, "")

@@ -451,3 +451,34 @@ def test_the_table_has_a_row_for_it(tmp_path, capsys):
 def test_missing_is_missing(tmp_path):
     with pytest.raises(Missing):
         import_weights(tmp_path / "a.pth", out=tmp_path / "e.safetensors", method="x")
+
+
+@pytest.mark.parametrize("method", ["random", "context", "context-random-region"])
+def test_rows_that_are_trained_here_are_not_imported(method, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(tensors(), "a.pth")
+    assert bench("import", "a.pth", "--method", method) == 2
+    assert "trained here" in capsys.readouterr().err
+    assert bench("import", "a.pth", "--method", method.split("-")[0], "--variant", "theirs") == 0
+
+
+def test_a_known_name_wants_its_own_file(tmp_path, monkeypatch, capsys):
+    """Another file is not taken for it, whatever its suffix."""
+    monkeypatch.chdir(tmp_path)
+    torch.save(tensors(), "a.pth")
+    assert bench("import", "a.pth", "--known", "caffenet") == 1
+    assert "its checksum is not that of 'caffenet'" in capsys.readouterr().err
+
+
+def test_a_mean_of_pixels_from_0_to_1_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(tensors(), "a.pth")
+    assert bench("import", "a.pth", "--method", "x", "--mean", 0.485, 0.456, 0.406, "--std", 0.229, 0.224, 0.225) == 2
+    assert "multiply yours by 255" in capsys.readouterr().err
+
+
+def test_every_known_address_is_in_the_list(capsys):
+    assert bench("import", "--list") == 0
+    listed = capsys.readouterr().out
+    for known in known_files().values():
+        assert all(url in listed for url in known.urls)

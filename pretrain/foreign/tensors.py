@@ -5,6 +5,8 @@ Nothing of a file is executed: torch.load with weights_only, numpy without pickl
 """
 
 import pickle
+import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises Missing when there is no file, and Failed, naming it, when it is of another format, cut off,
     asks for code to be run, or holds no tensors.
     """
+    if path.is_dir():
+        raise Failed(f"{path}: a folder: give a {READERS}")
     if not path.is_file():
         raise Missing(f"{path}: no such file: give a {READERS}")
     kind = path.suffix.lower()
@@ -44,15 +48,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "(torch.save(model.state_dict(), …)), where you trust the file"
         ) from error
     except Exception as error:  # damage shows as nearly any kind
-        reason = " ".join(f"{error}".split())[:160] or type(error).__name__
-        raise Failed(f"{path}: not a whole {kind} file ({reason}): obtain it again") from error
+        reason = re.split(r"[.:;(]\s", " ".join(f"{error}".split()))[0][:100] or type(error).__name__
+        raise Failed(
+            f"{path}: not a whole {kind} file of tensors ({reason}): obtain it again, or save its state dict alone"
+        ) from error
     if not found:
         raise Failed(f"{path}: no tensors in it: give a file with conv1–conv5")
     return found
 
 
 def _torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings(action="ignore"):  # of TorchScript archives, which are then refused
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _npy(path: Path) -> Any:
