@@ -236,6 +236,7 @@ def _origin(result: Result) -> str:
     provenance, trunk = result["encoder"]["provenance"], described(result["encoder"]["architecture"])
     source, dataset, rescaled = (provenance.get(key) or {} for key in ("source", "dataset", "rescaled"))
     told = [f"imported from {source['file']}"] if source else []
-    told += [f"pre-trained on {dataset['name']}, {dataset['images']:,} images"] if dataset else []
+    verb = "pre-trained" if provenance.get("iterations") else "initialised"
+    told += [f"{verb} on {dataset['name']}, {dataset['images']:,} images"] if dataset else []
     told += [f"rescaled on {rescaled['dataset']['name']}"] if rescaled else []
     return ", ".join(told + ([str(trunk)] if trunk != CAFFENET else []))
