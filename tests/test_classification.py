@@ -127,6 +127,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(encoder, tiny, tmp_path):
         run(encoder, tiny, tmp_path, dataclasses.replace(SMALL, rate=1e30, clip=1e30, iterations=20))
 
 
+def test_a_last_update_that_spoils_the_weights_is_no_result(encoder, tiny, tmp_path):
+    """The loss of one iteration is finite; what it does to the weights, or to the scores, is not."""
+    with pytest.raises(Failed, match="training diverged"):
+        run(encoder, tiny, tmp_path, dataclasses.replace(SMALL, rate=1e30, clip=1e30, iterations=1))
+
+
 def test_data_changes_with_every_file(tiny, tmp_path):
     import shutil
 

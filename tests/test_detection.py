@@ -427,6 +427,15 @@ def test_a_split_of_one_image(tmp_path: Path, score: Callable[..., Any]) -> None
     assert 0 <= outcome.metrics["map_11point"] <= 1
 
 
+@pytest.mark.parametrize("rate", [1e38, 1e12])
+def test_a_last_update_that_spoils_the_weights_is_no_result(
+    rate: float, devkit: Path, score: Callable[..., Any]
+) -> None:
+    """Not finite weights, and finite ones whose predictions are not: neither is a mAP of 0."""
+    with pytest.raises(Failed, match="training diverged"):
+        score(devkit, dataclasses.replace(SHRUNK, rate=rate, iterations=1))
+
+
 def test_a_diverging_loss_names_the_iteration_and_the_remedy(devkit: Path, score: Callable[..., Any]) -> None:
     with pytest.raises(Failed, match=r"iteration [1-5]\b.*encoder") as raised:
         score(devkit, dataclasses.replace(SHRUNK, rate=1e12))

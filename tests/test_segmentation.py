@@ -346,7 +346,7 @@ def test_draws_are_with_replacement_and_resume() -> None:
 
 def test_nan_loss_names_the_iteration(devkit: Path, tmp_path: Path, encoder: Encoder) -> None:
     recipe = dataclasses.replace(SHRUNK, rate=1e6, iterations=20)
-    with pytest.raises(Failed, match=r"loss is (nan|inf) in iteration \d+, .*rescale") as caught:
+    with pytest.raises(Failed, match=r"loss is (nan|inf) in iteration \d+: .*rescale") as caught:
         evaluate(encoder, recipe, devkit, seed=0, work=tmp_path / "work", device=CPU)
     assert "\n" not in str(caught.value)
 

@@ -139,6 +139,8 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
     model, receipt = build(encoder, recipe, seed=seed, device=device)
     _train(model, train, recipe, seed=seed, work=work)
     scores = _score(model, test, recipe, seed=seed)
+    if not scores.isfinite().all():
+        raise Failed(f"classification: some scores are not finite, training diverged: {REMEDY}")
     return _outcome(scores, test.labels, receipt)
 
 

@@ -25,10 +25,12 @@ from torch import Tensor
 
 import transfer
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
+from pretrain.files import Failed
 from pretrain.randomness import reseed
 from transfer import voc
 from transfer.head import Head, filled
 from transfer.proposals import SelectiveSearch
+from transfer.solver import REMEDY
 
 CLASSES = len(voc.CLASSES)
 STRIDE = 16
@@ -145,6 +147,8 @@ class Predictor(FastRCNNOutputLayers):  # type: ignore[misc]
 
         FR counts its limit per class over the whole image set before NMS; so NMS waits until then.
         """
+        if not all(values.isfinite().all() for values in predictions):  # detectron2 would drop them silently
+            raise Failed(f"detection: some predictions are not finite, training diverged: {REMEDY}")
         kept = []
         for scores in self.predict_probs(predictions, given):
             best = scores.topk(min(self.most_per_image, len(scores)), dim=0)
