@@ -237,6 +237,6 @@ def _origin(result: Result) -> str:
     source, dataset, rescaled = (provenance.get(key) or {} for key in ("source", "dataset", "rescaled"))
     told = [f"imported from {source['file']}"] if source else []
     verb = "pre-trained" if provenance.get("iterations") else "initialised"
-    told += [f"{verb} on {dataset['name']}, {dataset['images']:,} images"] if dataset else []
+    told += [f"{verb} on {dataset['images']:,} images ({dataset['name']})"] if dataset else []
     told += [f"rescaled on {rescaled['dataset']['name']}"] if rescaled else []
     return ", ".join(told + ([str(trunk)] if trunk != CAFFENET else []))

@@ -499,7 +499,7 @@ def test_the_conditions_name_sources_and_other_trunks(tmp_path):
         "dataset": {"name": "photos", "images": 1234}, "rescaled": {"dataset": {"name": "others"}}
     }  # fmt: skip
     save(tmp_path, result)
-    assert "pre-trained on photos, 1,234 images, rescaled on others" in report(tmp_path, recipe=None, style="markdown")
+    assert "pre-trained on 1,234 images (photos), rescaled on others" in report(tmp_path, recipe=None, style="markdown")
 
 
 def test_a_row_that_is_not_the_papers_has_its_name(tmp_path):
