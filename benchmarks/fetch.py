@@ -59,9 +59,12 @@ def fetch(known: Known, folder: Path) -> Path:
         part.replace(path)
         log(f"{path}: fetched from {host}" + ("" if known.matches(path) else "; no checksum of it is known"))
         return path
-    kind = Failed if wrong else Missing
+    kind, then = (
+        Failed if wrong else Missing,
+        f" and `bench import FILE --known {known.name}`" if known.importable else "",
+    )
     raise kind(f"{known.name}: cannot be fetched ({'; '.join(reasons)}): no network, or gone: run the same command "
-               f"again, or obtain {known.file} elsewhere and `bench import FILE --known {known.name}`")  # fmt: skip
+               f"again, or obtain {known.file} elsewhere{then}")  # fmt: skip
 
 
 def _download(url: str, part: Path) -> None:
