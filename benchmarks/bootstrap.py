@@ -11,11 +11,12 @@ says how far another test set would have moved the score, not where repeated ima
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results import Result, unpacked
+from benchmarks.results import Result, result_path, unpacked
 from pretrain.files import Failed
 from transfer import TASKS
 
@@ -50,9 +51,10 @@ def _replicates(result: Result) -> NDArray[np.float64]:
 AGAIN = "delete it and run `bench transfer` again"
 
 
-def _place(result: Result) -> str:
-    row = "-".join(filter(None, (result["method"], result["variant"])))
-    return f"{result['recipe']['name']}/{row}/{result['task']}-seed{result['seed']}.json"
+def _place(result: Result) -> Path:
+    """Its path under the results folder."""
+    identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
+    return result_path(Path(), recipe=result["recipe"]["name"], **identity)
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Other people's numbers, as they were printed (published.yaml)."""
 
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -10,6 +11,7 @@ NONE = "–"
 Row = dict[str, Any]
 
 
+@cache
 def published(part: str) -> list[Row]:
     """The rows of one part of published.yaml: table1, table2, extra or successors."""
     text = files("benchmarks").joinpath("published.yaml").read_text(encoding="utf-8")

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain import row_name
 from pretrain.alexnet import described
 from pretrain.files import Failed, write_text
 from transfer import TASKS, Data
@@ -22,16 +22,6 @@ KEYS = {
 }  # fmt: skip
 
 Result = dict[str, Any]
-
-
-def row_name(method: str, variant: str) -> str:
-    """A row's name, fit for a path. Raises Failed when an encoder's provenance holds anything else."""
-    name = "-".join(filter(None, (method, variant)))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-        raise Failed(
-            f"{name!r}: not a row's name (letters, digits, '_', '.', '+', '-'): correct the encoder's provenance"
-        )
-    return name
 
 
 def result_path(results: Path, *, recipe: str, method: str, variant: str, task: str, seed: int) -> Path:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
 from benchmarks.published import NONE, Row, published, successors_markdown, table2_markdown
-from benchmarks.results import Result, data_identity, read_results, row_name
+from benchmarks.results import Result, data_identity, read_results
+from pretrain import row_name
 from pretrain.alexnet import CAFFENET, described
 from pretrain.files import Missing, Usage
 from pretrain.progress import log

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks.published import published
-from pretrain import METHODS, method_module
-from pretrain.files import Failed, Missing, Usage, write_text
+from pretrain import METHODS, method_module, row_name
+from pretrain.files import Failed, Missing, Usage, sha256, write_text
 from pretrain.progress import log
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def known_table() -> str:
         sums = known._sums()
         pixels = f"{known.order} − {known.mean}" + (f" / {known.std}" if known.std else "") if known.order else "–"
         remarks = known.remarks if known.importable else f"**Not importable.** {known.remarks}"
-        cells = (known.name, "-".join(filter(None, (known.method, known.variant))), known.title,
+        cells = (known.name, row_name(known.method, known.variant), known.title,
                  " ".join(known.urls) or known.file or "–", " ".join(sums) if sums else "–", pixels,
                  f"{remarks} ({known.source})")  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
@@ -128,7 +128,7 @@ def import_file(
         defaults: Any = {key: getattr(known, key) for key in ("order", "mean", "std", "norm")}
         given = {key: value for key, value in vars(reading).items() if value is not None}
         reading = replace(reading, **defaults | given)
-    out = out or _place(path, runs, "-".join(filter(None, (method, variant))), reading)
+    out = out or _place(path, runs, row_name(method, variant), reading)
     import_weights(
         path, out=out, method=method, variant=variant, supervision=_supervision(method, known), reading=reading
     )
@@ -151,7 +151,7 @@ def _known(path: Path, name: str | None) -> Known | None:
 
 def _place(path: Path, runs: Path, row: str, reading: "Reading") -> Path:
     """Where the encoder goes by default: named after all that decides its numbers."""
-    identity = f"{digests(path, 'sha256')['sha256']} {reading}"
+    identity = f"{sha256(path)} {reading}"
     return runs / "import" / f"{row}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}" / "encoder.safetensors"
 
 

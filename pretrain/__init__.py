@@ -8,10 +8,13 @@ A method's module holds
 - ``build(*, mask, loss, shapes) -> Pretext``: the network that turns images into a loss.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
+
+from pretrain.files import Failed
 
 if TYPE_CHECKING:  # slow to import, and the names of the methods need none of it
     import torch
@@ -68,3 +71,13 @@ class MethodModule(Protocol):
 def method_module(name: str) -> MethodModule:
     """The module of a method, imported now."""
     return import_module(METHODS[name])
+
+
+def row_name(method: str, variant: str) -> str:
+    """A row's name, fit for a path. Raises Failed when an encoder's provenance holds anything else."""
+    name = "-".join(filter(None, (method, variant)))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
+        raise Failed(
+            f"{name!r}: not a row's name (letters, digits, '_', '.', '+', '-'): correct the encoder's provenance"
+        )
+    return name
