@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pretrain import row_name
 from pretrain.alexnet import AlexNet, Encoder, load_encoder, read_encoder, save_encoder
 from pretrain.files import Failed, Usage, write_text
 from pretrain.images import Store, batches, build_store
@@ -54,9 +54,10 @@ def _variant(encoder: Encoder) -> str:
 
 def _folder(encoder: Encoder, record: dict[str, Any]) -> str:
     """The row's name and a digest of all that decides the numbers."""
-    name = f"{encoder.provenance['method']}-{_variant(encoder)}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-        raise Failed(f"{encoder.path}: its provenance names it {name!r}, not fit for a path: correct it")
+    try:
+        name = row_name(encoder.provenance["method"], _variant(encoder))
+    except Failed as error:
+        raise Failed(f"{encoder.path}: its provenance names it {error}") from error
     decides = [record["source"], record["dataset"]["sha256"], record["images"], record["seed"]]
     return f"{name}-{hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:8]}"
 
