@@ -18,7 +18,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from benchmarks.figures import AIRBORNE, FIGURES, LOADS, RAISED, Figure
+from benchmarks.figures import AIRBORNE, FIGURES, LOADS, RAISED, Figure, Load
 from benchmarks.settings import SETTINGS, Stage
 from benchmarks.textures import FINE, Frame, Image, Pen, fade, hsv, multiply, sample, tone
 
@@ -118,12 +118,17 @@ def _actors(rng: Generator, lead: str, setting: str, stage: Stage, size: tuple[i
         loaded.append(actor)
         load = LOADS.get(actor.name)
         if load is not None and rng.random() < load.chance:
-            seat = np.array([[load.size, 0, load.seat[0]], [0, load.size, load.seat[1]], [0, 0, 1]])
-            loaded.append(Actor(load.name, load.draw, actor.frame @ seat, actor.depth))
+            loaded.append(seated(load, actor))
     return loaded
 
 
-def _shadow(canvas: Image, actor: Actor) -> None:
+def seated(load: Load, carrier: Actor) -> Actor:
+    """The load where it sits on its carrier."""
+    seat = np.array([[load.size, 0, load.seat[0]], [0, load.size, load.seat[1]], [0, 0, 1]])
+    return Actor(load.name, load.draw, carrier.frame @ seat, carrier.depth)
+
+
+def shadow(canvas: Image, actor: Actor) -> None:
     """Darken the ground under a standing figure."""
     x, y = actor.frame[:, 2]
     rx, ry = abs(actor.frame[0, 0]) * 0.6, abs(actor.frame[1, 1]) * 0.07
@@ -157,7 +162,7 @@ def _outline(canvas: Image) -> tuple[Image, int]:
     return np.zeros((canvas.shape[0] + 2 * margin, canvas.shape[1] + 2 * margin), np.uint8), margin
 
 
-def _perform(canvas: Image, rng: Generator, actor: Actor) -> Image:
+def perform(canvas: Image, rng: Generator, actor: Actor) -> Image:
     """Draw one figure; its outline comes back with the margin, (h + 2 m, w + 2 m), 0 or 255."""
     mask, margin = _outline(canvas)
     sway = (rng.uniform(0, 0.02), rng.uniform(0, 6), rng.uniform(0, 6))
@@ -212,13 +217,17 @@ def _visible(drawn: Sequence[tuple[str, Image]], margin: int) -> tuple[Object, .
     return tuple(reversed(objects))
 
 
-def _develop(rng: Generator, canvas: Image) -> Image:
-    """The photograph: light of the hour, exposure, slight noise; (h / FINE, w / FINE, 3)."""
+def exposure(rng: Generator) -> NDArray[np.float64]:
+    """The light of the hour and how long it was let in: a factor for each channel, (3,)."""
+    return rng.uniform(0.8, 1.12) * rng.uniform(0.94, 1.06, 3)
+
+
+def develop(rng: Generator, canvas: Image, gain: NDArray[np.float64], *, grain: int = 4) -> Image:
+    """The photograph, with slight noise of at most `grain`; (h / FINE, w / FINE, 3)."""
     image = _shrink(canvas)
-    gain = rng.uniform(0.8, 1.12) * rng.uniform(0.94, 1.06, 3)
     lit = cv2.transform(image, np.diag(gain))
-    noise = rng.integers(0, 9, image.shape, dtype=np.uint8)
-    return np.asarray(cv2.subtract(cv2.add(lit, noise), np.full_like(image, 4)), dtype=np.uint8)
+    noise = rng.integers(0, 2 * grain + 1, image.shape, dtype=np.uint8)
+    return np.asarray(cv2.subtract(cv2.add(lit, noise), np.full_like(image, grain)), dtype=np.uint8)
 
 
 def scene(rng: Generator, lead: str) -> Scene:
@@ -233,6 +242,6 @@ def scene(rng: Generator, lead: str) -> Scene:
         if actor.cabinet:
             drawn.append(("", _cabinet(canvas, rng, actor)))
         if not actor.airborne:
-            _shadow(canvas, actor)
-        drawn.append((actor.name, _perform(canvas, rng, actor)))
-    return Scene(_develop(rng, canvas), setting, _visible(drawn, max(canvas.shape) // 4))
+            shadow(canvas, actor)
+        drawn.append((actor.name, perform(canvas, rng, actor)))
+    return Scene(develop(rng, canvas, exposure(rng)), setting, _visible(drawn, max(canvas.shape) // 4))

@@ -35,8 +35,12 @@ from benchmarks.textures import (
 
 @dataclass(frozen=True)
 class Stage:
-    """Where figures stand: feet between y = `far` and y = `near`; `level` fixes them to a line."""
+    """Where figures stand: feet between y = `far` and y = `near`; `level` fixes them to a line.
 
+    The ground begins at y = `floor`; above it is what stands at the back.
+    """
+
+    floor: float
     far: float
     near: float = 0.97
     level: float | None = None
@@ -100,7 +104,7 @@ def _sky(pen: Pen, rng: Generator, horizon: float) -> None:
     region[:] = cv2.add(region, cv2.multiply(gap, cv2.merge([alpha] * 3), scale=1 / 255))
 
 
-def _tree(pen: Pen, rng: Generator, x: float, y: float, size: float) -> None:
+def tree(pen: Pen, rng: Generator, x: float, y: float, size: float) -> None:
     """A tree that stands at (x, y), `size` high: leafy or a fir."""
     green = hsv(rng, 0.2, 0.38, 0.4, 0.75, 0.22, 0.5)
     pen.line([(x, y), (x, y - size * 0.5)], size * 0.08, (84, 62, 44))
@@ -134,7 +138,7 @@ def _dashes(pen: Pen, horizon: float, x: float, colour: Colour, *, width: float)
         pen.poly([(vanish + (x - vanish + d) * t, horizon + (1.08 - horizon) * t) for t, d in corners], colour)
 
 
-def _house(pen: Pen, rng: Generator, x: float, y: float, width: float) -> None:
+def house(pen: Pen, rng: Generator, x: float, y: float, width: float) -> None:
     """A house with its lower left corner at (x, y): roof, rows of windows, door."""
     wall = hsv(rng, 0.02, 0.15, 0.1, 0.55, 0.6, 0.95)
     storeys = int(rng.integers(1, 4))
@@ -171,7 +175,7 @@ def airfield(pen: Pen, rng: Generator) -> Stage:
     _dashes(pen, h, w / 2, WHITE, width=0.03)
     for side in (-0.95, 0.95):
         pen.line([(w / 2, h), (w / 2 + side, 1.05)], 0.01, WHITE)
-    return Stage(h + 0.14)
+    return Stage(h, h + 0.14)
 
 
 def sea(pen: Pen, rng: Generator) -> Stage:
@@ -184,7 +188,7 @@ def sea(pen: Pen, rng: Generator) -> Stage:
             (x + r, h + 0.01)], land)
     _gradient(pen, h, 1, hsv(rng, 0.5, 0.6, 0.3, 0.55, 0.55, 0.8), hsv(rng, 0.5, 0.6, 0.5, 0.8, 0.3, 0.6))
     _floor(pen, rng, h, kind="waves", contrast=0.7, zoom=5, horizon=h)
-    return Stage(h + 0.12)
+    return Stage(h, h + 0.12)
 
 
 def beach(pen: Pen, rng: Generator) -> Stage:
@@ -201,7 +205,7 @@ def beach(pen: Pen, rng: Generator) -> Stage:
         for k in range(6):
             left, right = x - 0.18 + 0.06 * k, x - 0.12 + 0.06 * k
             pen.poly([(x, shore - 0.26), (left, shore - 0.15), (right, shore - 0.15)], cloth if k % 2 else WHITE)
-    return Stage(shore + 0.12)
+    return Stage(shore, shore + 0.12)
 
 
 def road(pen: Pen, rng: Generator) -> Stage:
@@ -211,9 +215,9 @@ def road(pen: Pen, rng: Generator) -> Stage:
     while x < w:
         width = rng.uniform(0.22, 0.42)
         if rng.random() < 0.75:
-            _house(pen, rng, x, h + 0.02, width)
+            house(pen, rng, x, h + 0.02, width)
         else:
-            _tree(pen, rng, x + width / 2, h + 0.02, 0.32)
+            tree(pen, rng, x + width / 2, h + 0.02, 0.32)
         x += width + 0.02
     _gradient(pen, h + 0.015, 1, hsv(rng, 0.18, 0.3, 0.2, 0.5, 0.45, 0.6), hsv(rng, 0.18, 0.3, 0.3, 0.5, 0.4, 0.6))
     grey, vanish = hsv(rng, 0.6, 0.7, 0, 0.08, 0.28, 0.45), w / 2
@@ -223,7 +227,7 @@ def road(pen: Pen, rng: Generator) -> Stage:
         grey)
     _floor(pen, rng, h + 0.015, kind="gravel", contrast=0.4, zoom=1.5, horizon=h - 0.02)
     _dashes(pen, h - 0.02, vanish, WHITE, width=0.025)
-    return Stage(h + 0.16)
+    return Stage(h + 0.015, h + 0.16)
 
 
 def street(pen: Pen, rng: Generator) -> Stage:
@@ -249,7 +253,7 @@ def street(pen: Pen, rng: Generator) -> Stage:
     stone = hsv(rng, 0.05, 0.15, 0.03, 0.2, 0.55, 0.75)
     _gradient(pen, y, 1, stone, tone(stone, 1.1))
     _floor(pen, rng, y, kind="tiles", contrast=0.6, zoom=2.2, horizon=y - 0.2)
-    return Stage(y + 0.1)
+    return Stage(y, y + 0.1)
 
 
 def meadow(pen: Pen, rng: Generator) -> Stage:
@@ -264,7 +268,7 @@ def meadow(pen: Pen, rng: Generator) -> Stage:
     _gradient(pen, h, 1, hsv(rng, 0.18, 0.28, 0.4, 0.65, 0.55, 0.75), hsv(rng, 0.2, 0.32, 0.5, 0.8, 0.35, 0.6))
     _floor(pen, rng, h, kind="grass", contrast=0.8, zoom=1.6, horizon=h - 0.03)
     for _ in range(int(rng.integers(0, 3))):
-        _tree(pen, rng, rng.uniform(0, w), h + 0.04, rng.uniform(0.25, 0.45))
+        tree(pen, rng, rng.uniform(0, w), h + 0.04, rng.uniform(0.25, 0.45))
     if rng.random() < 0.7:
         base, wood = h + rng.uniform(0.05, 0.1), hsv(rng, 0.06, 0.1, 0.2, 0.5, 0.45, 0.8)
         for rail in (0.045, 0.09):
@@ -274,7 +278,7 @@ def meadow(pen: Pen, rng: Generator) -> Stage:
             pen.box(k * pitch, base - 0.12, k * pitch + 0.02, base + 0.01, wood)
     for _ in range(int(rng.integers(0, 30))):
         pen.oval(rng.uniform(0, w), rng.uniform(h + 0.15, 1), 0.008, 0.007, hsv(rng, 0.1, 1, 0, 0.8, 0.9, 1))
-    return Stage(h + 0.16)
+    return Stage(h, h + 0.16)
 
 
 def railway(pen: Pen, rng: Generator) -> Stage:
@@ -301,7 +305,7 @@ def railway(pen: Pen, rng: Generator) -> Stage:
         _gradient(pen, edge, 1, stone, stone)
         _floor(pen, rng, edge, kind="tiles", contrast=0.5, zoom=2, horizon=edge - 0.3)
         pen.box(0, edge + 0.02, w, edge + 0.035, (232, 200, 70))
-    return Stage(level + 0.1, 0.98, level)
+    return Stage(h, level + 0.1, 0.98, level)
 
 
 def _wall(pen: Pen, rng: Generator, y: float) -> None:
@@ -346,7 +350,7 @@ def living(pen: Pen, rng: Generator) -> Stage:
         rug, x = paint(rng), rng.uniform(0.3 * w, 0.7 * w)
         for k in range(4):
             pen.oval(x, 0.87, 0.42 - 0.09 * k, 0.1 - 0.022 * k, tone(rug, 0.75 + 0.35 * (k % 2)))
-    return Stage(y + 0.09)
+    return Stage(y, y + 0.09)
 
 
 def kitchen(pen: Pen, rng: Generator) -> Stage:
@@ -366,7 +370,7 @@ def kitchen(pen: Pen, rng: Generator) -> Stage:
     stone = hsv(rng, 0, 1, 0.03, 0.25, 0.6, 0.85)
     _gradient(pen, y, 1, tone(stone, 0.85), stone)
     _floor(pen, rng, y, kind=str(rng.choice(["checker", "tiles"])), contrast=0.6, zoom=2.2, horizon=y - 0.25)
-    return Stage(y + 0.09)
+    return Stage(y, y + 0.09)
 
 
 def counter(pen: Pen, rng: Generator) -> Stage:
@@ -381,7 +385,7 @@ def counter(pen: Pen, rng: Generator) -> Stage:
     _gradient(pen, y, 1, tone(wood, 0.85), tone(wood, 1.1))
     _floor(pen, rng, y, kind="planks", contrast=0.6, zoom=2.5, horizon=y - 0.3)
     pen.box(0, 0.965, _aspect(pen), 1.01, tone(wood, 0.5))
-    return Stage(y + 0.07, 0.94)
+    return Stage(y, y + 0.07, 0.94)
 
 
 SETTINGS: dict[str, Callable[[Pen, Generator], Stage]] = {

@@ -4,10 +4,13 @@ Made by make_tiny(ROOT), in about 10 s on two free CPU cores (31 MB):
 
     ROOT/VOCdevkit/VOC2007   classification and detection: train, val, test
     ROOT/VOCdevkit/VOC2012   segmentation: train, val
-    ROOT/images              no labels, for pre-training
+    ROOT/images/<class>      for pre-training, with labels or without: the class leads the scene
+    ROOT/odometry            films as frames, with the camera's poses, in the layout of KITTI's odometry set
+    ROOT/videos              the same films as AVI
     ROOT/dataset.json        says that the data is complete, and which it is
 
-Its layout is that of the official VOCdevkit, its world that of scenes.py. No scene is in two splits.
+VOCdevkit's layout is the official one, its world that of scenes.py; films are shot by videos.py. No
+scene is in two parts.
 """
 
 import itertools
@@ -15,12 +18,14 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from xml.etree import ElementTree
 
 import cv2
@@ -28,27 +33,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import videos
 from benchmarks.scenes import Object, Scene, scene
 from pretrain.files import Failed, Usage, write_error, write_text
 from pretrain.progress import progress
 from pretrain.randomness import derived
 from transfer import voc
 
-VERSION = 1  # raise it when other bytes come out for the same seed
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+VERSION = 2  # raise it when other bytes come out for the same seed
 QUALITY = 90  # of the JPEGs
 BORDER = 3  # width in pixels of the void border around objects
-ALONE = 64  # as many scenes or fewer are painted without worker processes
+ALONE = 64  # as many images or fewer are painted without worker processes
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images each part has; the first half of `trainval` is train, the other val."""
+    """How many images each part has (the first half of `trainval` is train, the other val), and how many films."""
 
     trainval: int = 400  # VOC2007
     test: int = 200  # VOC2007
     segmentation_train: int = 160  # VOC2012
     segmentation_val: int = 80  # VOC2012
-    unlabelled: int = 1200
+    unlabelled: int = 1200  # the label of their folder can be looked at, or not
+    sequences: int = 12
+    frames: int = 48  # of each sequence
 
 
 DEFAULT = Counts()
@@ -81,7 +92,7 @@ class Listed:
 
 
 def make_tiny(root: Path, *, seed: int = 0, counts: Counts = DEFAULT) -> None:
-    """Write ROOT/VOCdevkit/VOC2007, ROOT/VOCdevkit/VOC2012 and ROOT/images (unlabelled).
+    """Write ROOT/VOCdevkit/VOC2007, ROOT/VOCdevkit/VOC2012, ROOT/images, ROOT/odometry and ROOT/videos.
 
     ROOT appears whole or not at all. Where it already holds this very data, nothing is done; other
     tiny data is replaced. Raises Usage when something else is there, Failed when it cannot be written.
@@ -97,7 +108,12 @@ def make_tiny(root: Path, *, seed: int = 0, counts: Counts = DEFAULT) -> None:
         raise Usage(f"{root}: already there, and not tiny data: give another folder, or delete it first")
     temporary = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     try:
-        _write_lists(temporary / "VOCdevkit", _paint(_jobs(temporary, seed, counts)))
+        jobs = _jobs(temporary, seed, counts)
+        with _one_opencv_thread():
+            listed = _each(_make, jobs, "tiny data", alone=len(jobs) <= ALONE, at_once=8)
+            film = partial(videos.sequence, temporary, seed=seed, frames=counts.frames)
+            _each(film, range(counts.sequences), "tiny films", alone=counts.sequences * counts.frames <= ALONE)
+        _write_lists(temporary / "VOCdevkit", listed)
         write_text(temporary / "dataset.json", json.dumps(wanted, indent=2) + "\n")
         _swap(temporary, root)
     except OSError as error:
@@ -144,20 +160,21 @@ def _jobs(root: Path, seed: int, counts: Counts) -> list[Job]:
 # ---- painting ----
 
 
-def _paint(jobs: Sequence[Job]) -> list[Listed]:
-    """Make all images, on all cores when there are many; their bytes do not depend on that."""
-    with _one_opencv_thread():
-        if len(jobs) <= ALONE:
-            return [_make(job) for job in progress(jobs, "tiny data", total=len(jobs))]
-        # Workers leave Ctrl-C to us.
-        ignore = (signal.SIGINT, signal.SIG_IGN)
-        with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
-            try:
-                return list(progress(pool.map(_make, jobs, chunksize=8), "tiny data", total=len(jobs)))
-            except BrokenProcessPool as error:
-                raise Failed("tiny: a worker process was killed (out of memory?): free some, run it again") from error
-            finally:
-                pool.shutdown(cancel_futures=True)
+def _each(
+    make: Callable[[Given], Made], jobs: Sequence[Given], what: str, *, alone: bool, at_once: int = 1
+) -> list[Made]:
+    """Do all jobs, on all cores unless `alone`; the bytes they write do not depend on that."""
+    if alone:
+        return [make(job) for job in progress(jobs, what, total=len(jobs))]
+    # Workers leave Ctrl-C to us.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
+        try:
+            return list(progress(pool.map(make, jobs, chunksize=at_once), what, total=len(jobs)))
+        except BrokenProcessPool as error:
+            raise Failed("tiny: a worker process was killed (out of memory?): free some, run it again") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -173,10 +190,11 @@ def _one_opencv_thread() -> Iterator[None]:
 
 def _make(job: Job) -> Listed:
     """Paint one image and write all its files but the lists."""
-    painted = scene(np.random.default_rng(derived(job.seed, "tiny", job.part, job.index)), _lead(job))
+    lead = _lead(job)
+    painted = scene(np.random.default_rng(derived(job.seed, "tiny", job.part, job.index)), lead)
     year, _, split = job.part.partition(" ")
     if not split:
-        _write_image(job.root / "images" / f"{job.image_id}.jpg", painted)
+        _write_image(job.root / "images" / lead / f"{job.image_id}.jpg", painted)
     else:
         folder = job.root / "VOCdevkit" / year
         _write_image(voc.image_path(folder, job.image_id), painted)

@@ -10,12 +10,15 @@ import pytest
 from PIL import Image
 
 from benchmarks import data, tiny
-from benchmarks.scenes import CLASSES
+from benchmarks.scenes import CLASSES, scene
 from pretrain.files import Failed, Usage, digest
+from pretrain.randomness import derived
 from transfer import voc
 
-FEW = tiny.Counts(trainval=24, test=20, segmentation_train=10, segmentation_val=10, unlabelled=4)
-LEAST = tiny.Counts(trainval=1, test=1, segmentation_train=1, segmentation_val=1, unlabelled=1)
+FEW = tiny.Counts(
+    trainval=24, test=20, segmentation_train=10, segmentation_val=10, unlabelled=40, sequences=1, frames=2
+)
+LEAST = tiny.Counts(trainval=1, test=1, segmentation_train=1, segmentation_val=1, unlabelled=1, sequences=1, frames=1)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_the_checker_of_voc_trees_finds_nothing(made: Path) -> None:
 
 
 def test_layout(made: Path) -> None:
-    assert len(list((made / "images").glob("*.jpg"))) == FEW.unlabelled
+    assert {path.name for path in made.iterdir()} == {"VOCdevkit", "images", "odometry", "videos", "dataset.json"}
     year = made / "VOCdevkit" / "VOC2007"
     sizes = {split: len(voc.image_set(year, "Main", split)) for split in ("train", "val", "trainval", "test")}
     assert sizes == {"train": 12, "val": 12, "trainval": 24, "test": 20}
@@ -71,6 +74,19 @@ def test_layout(made: Path) -> None:
     later = made / "VOCdevkit" / "VOC2012"
     assert voc.image_set(later, "Segmentation", "val") == voc.image_set(later, "Main", "val")
     assert not list(later.rglob("2007_*"))
+
+
+def test_the_folders_of_images_are_the_leads_each_equally_often(made: Path) -> None:
+    folders = {path.name: sorted(image.stem for image in path.glob("*.jpg")) for path in (made / "images").iterdir()}
+    assert {name: len(images) for name, images in folders.items()} == dict.fromkeys(CLASSES, FEW.unlabelled // 20)
+    job = next(job for job in tiny._jobs(made, 0, FEW) if job.part == "images" and job.index == 25)
+    assert job.image_id in folders[tiny._lead(job)]
+    # Painted again, with that class in front, it is that very image: its folder is what it shows.
+    rng = np.random.default_rng(derived(0, "tiny", "images", job.index))
+    again = scene(rng, tiny._lead(job))
+    shown = np.asarray(Image.open(made / "images" / tiny._lead(job) / f"{job.image_id}.jpg"))
+    assert abs(again.image.astype(int) - shown).mean() < 8  # JPEG; of another scene it is 50
+    assert tiny._lead(job) in {item.name for item in again.objects if not item.difficult}
 
 
 def test_class_lists_say_what_the_annotations_say(made: Path) -> None:
@@ -133,7 +149,7 @@ def test_all_splits_of_the_default_counts_lead_every_class() -> None:
 
 def test_one_image_of_each_is_enough(tmp_path: Path) -> None:
     tiny.make_tiny(tmp_path / "tiny", counts=LEAST)
-    assert len(list((tmp_path / "tiny").rglob("*.jpg"))) == 5
+    assert len(list((tmp_path / "tiny").rglob("*.jpg"))) == 6
     with pytest.raises(Usage, match="1 image or more"):
         tiny.make_tiny(tmp_path / "none", counts=tiny.Counts(test=0))
 
