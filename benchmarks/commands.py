@@ -2,9 +2,11 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pretrain import Folders
 from pretrain.files import Missing, Usage
 
 if TYPE_CHECKING:
@@ -15,31 +17,38 @@ Answer = tuple[int, str]
 
 
 def pretrain(options: argparse.Namespace) -> Answer:
-    from pretrain import method_module
-    from pretrain.train import Config, pretrain
+    from pretrain.parallel import group
+    from pretrain.train import configure, pretrain
 
-    module = method_module(options.method)
-    if options.mask and options.mask not in module.MASKS:
-        raise Usage(f"--mask {options.mask}: method {options.method} takes {', '.join(module.MASKS) or 'no mask'}")
-    mask = options.mask or (module.MASKS[0] if module.MASKS else None)
-    budget = module.defaults(mask) if options.images else module.TINY
-    config = Config(
-        method=options.method,
-        mask=mask,
-        loss=options.loss,
-        seed=options.seed,
-        label=options.label,
-        iterations=budget.iterations if options.iterations is None else options.iterations,
-        batch=options.batch or budget.batch,
-        rate=options.lr or budget.rate,
-    )
-    images, shapes = options.images or [TINY / "images"], options.shapes
-    shapes = shapes or [_default_shapes()]
-    embedded = not options.images or (mask == "random-region" and TINY in shapes[0].parents)
-    if embedded and config.batch:
-        _make_tiny()
-    path = pretrain(config, images=images, shapes=shapes, runs=options.runs, device=_device(options.device))
-    return 0, f"{path}\n"
+    given = Folders(*(tuple(found or ()) for found in (options.images, options.videos, options.shapes)))
+    tiny = not given.images and not given.videos
+    folders = embedded(options.method) if tiny else given
+    folders = replace(folders, shapes=given.shapes or (_default_shapes(),))
+    with group(torch_device(options.device)) as (shard, device):
+        if (tiny and options.method != "random") or any(TINY in folder.parents for folder in folders.shapes):
+            _make_tiny()
+        config = configure(
+            options.method,
+            folders=folders,
+            tiny=tiny,
+            mask=options.mask,
+            loss=options.loss,
+            iterations=options.iterations,
+            batch=options.batch,
+            rate=options.lr,
+            calibrate=options.calibrate or None,
+            seed=options.seed,
+            label=options.label,
+        )
+        path = pretrain(config, folders=folders, runs=options.runs, device=device, shard=shard)
+    return 0, "" if shard.rank else f"{path}\n"
+
+
+def embedded(method: str) -> Folders:
+    """Where the embedded data has what a method is trained on."""
+    images, videos = (TINY / "images",), {"egomotion": (TINY / "odometry",), "tracking": (TINY / "videos",)}
+    shapes = (TINY / "VOCdevkit" / "VOC2012",)
+    return Folders(() if method in videos else images, videos.get(method, ()), shapes)
 
 
 def rescale(options: argparse.Namespace) -> Answer:
@@ -53,7 +62,7 @@ def rescale(options: argparse.Namespace) -> Answer:
         options.encoder,
         images=options.images or [TINY / "images"],
         runs=options.runs,
-        device=_device(options.device),
+        device=torch_device(options.device),
         seed=options.seed,
         out=options.out,
     )
@@ -107,7 +116,7 @@ def transfer(options: argparse.Namespace) -> Answer:
     tasks = tuple(TASKS) if options.task == "all" else (options.task,)
     check_recipe(options.recipe, tasks)
     encoder = read_encoder(options.encoder or last_encoder(options.runs))
-    data = options.data or _default_data(options.recipe)
+    data = options.data or default_data(options.recipe)
     paths = [
         path
         for seed in options.seed
@@ -119,7 +128,7 @@ def transfer(options: argparse.Namespace) -> Answer:
             seed=seed,
             results=options.results,
             runs=options.runs,
-            device=_device(options.device),
+            device=torch_device(options.device),
             again=options.again,
         )
     ]
@@ -134,7 +143,8 @@ def last_encoder(runs: Path) -> Path:
     return runs / pointer.read_text().strip()
 
 
-def _default_data(recipe: str) -> Path:
+def default_data(recipe: str) -> Path:
+    """The embedded data, made if need be, or $BENCH_DATA. Raises Missing when that is not set."""
     if recipe == "tiny":
         _make_tiny()
         return TINY
@@ -149,7 +159,8 @@ def _make_tiny() -> None:
     make_tiny(TINY)
 
 
-def _device(name: str | None) -> "torch.device":
+def torch_device(name: str | None) -> "torch.device":
+    """The device of that name; without one a GPU, if there is one. Raises Missing or Usage."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -160,11 +171,33 @@ def _device(name: str | None) -> "torch.device":
         raise Usage(f"--device {name}: no such device: use cpu or cuda") from error
 
 
+def run(options: argparse.Namespace) -> Answer:
+    from benchmarks.grid import fill
+    from benchmarks.jobs import Places
+    from benchmarks.plan import find_plan, read_plan
+    from benchmarks.survey import survey, table
+    from benchmarks.table2 import report
+
+    plan, places = read_plan(find_plan(options.plan), data=options.data), Places(options.results, options.runs, options.device)
+    rows = survey(plan, places)
+    if options.dry_run:
+        return 0, table(plan, rows)
+    done = fill(plan, rows, places, kind=options.launcher, workers=options.workers)
+    try:
+        return int(not done), report(options.results, recipe=plan.recipe, style="markdown")
+    except Missing:  # nothing came of anything, which has been said
+        return 1, ""
+
+
 def table2(options: argparse.Namespace) -> Answer:
     from benchmarks.table2 import report
 
     return 0, report(
-        options.results, recipe=options.recipe, style=options.format, successors=options.also == "successors"
+        options.results,
+        recipe=options.recipe,
+        style=options.format,
+        successors=options.also == "successors",
+        long=options.long,
     )
 
 

@@ -5,57 +5,92 @@ A method's module holds
 - ``SUPERVISION``: the word in the table's second column;
 - ``MASKS``: the mask kinds it can be given (the first is the default), or ();
 - ``defaults(mask) -> Defaults``: the paper's budget; ``TINY``: one for the embedded data;
-- ``build(*, mask, loss, shapes) -> Pretext``: the network that turns images into a loss.
+- ``source(folders) -> Source``: what it is trained on, found and checked but not yet decoded;
+- ``build(data, *, mask, loss, shapes) -> Pretext``: the network that turns batches into a loss.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pretrain.files import Failed
 
 if TYPE_CHECKING:  # slow to import, and the names of the methods need none of it
-    import torch
     from torch import Tensor
 
-    from pretrain.alexnet import AlexNet
+    from pretrain.pretext import Pretext
+    from pretrain.randomness import Draw
+    from pretrain.store import Source
 
 METHODS = {
+    "labels": "pretrain.labels",
     "random": "pretrain.gaussian",
     "kmeans": "pretrain.kmeans",
     "autoencoder": "pretrain.autoencoder",
+    "egomotion": "pretrain.egomotion",
+    "tracking": "pretrain.tracking",
+    "relative": "pretrain.relative",
     "context": "pretrain.context",
 }
 
 
 @dataclass(frozen=True)
+class Folders:
+    """Where a run's data lies: stills, videos (or frames with poses), VOC folders with masks (silhouettes)."""
+
+    images: tuple[Path, ...] = ()
+    videos: tuple[Path, ...] = ()
+    shapes: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Solver:
+    """Adam (Caffe's betas, 0.9 and 0.999), or Caffe's SGD: biases at twice the rate, without decay.
+
+    The rate is multiplied by `drop` after every `step` iterations (0: never).
+    """
+
+    name: Literal["adam", "sgd"] = "adam"
+    momentum: float = 0.0
+    decay: float = 0.0
+    step: int = 0
+    drop: float = 1.0
+
+
+ADAM = Solver()
+
+
+@dataclass(frozen=True)
 class Defaults:
-    """A training budget: iterations, images per batch, Adam's learning rate.
+    """A training budget: iterations, items per batch, learning rate, solver.
 
     Without iterations a method is not trained: it is given one batch to calibrate on, or, with
-    batch 0, needs no images at all.
+    batch 0, needs no images at all. `calibrate`: whether fresh layers start from data-dependent
+    scales, without which the shrunken budgets would end on the plateau that Caffe's fillers start on.
     """
 
     iterations: int
     batch: int
     rate: float
+    solver: Solver = ADAM
+    calibrate: bool = False
 
 
-class Pretext(Protocol):
-    """A torch module that owns an encoder and returns its own loss."""
+class Dataset(Protocol):
+    """Decoded data, from which batches are made."""
 
-    encoder: "AlexNet"
+    record: dict[str, Any]  # what an encoder's provenance says of it: name, images, skipped, sha256, …
+    train: "Tensor"  # int64, the items to train on
+    held_out: "Tensor"  # int64, the items to score the head on; may be empty
 
-    def __call__(self, images: "Tensor", random: "torch.Generator") -> "Tensor":
-        """N×3×227×227, mean-subtracted → the loss, a scalar."""
+    def read(self, items: "Tensor") -> "tuple[Tensor, ...]":
+        """Tensors on the CPU whose first dimension is `items`; called from a thread."""
 
-    def calibrate(self, images: "Tensor") -> None:
-        """Called once, with the first batch, before training (torch's generator is seeded for it)."""
-
-    def pictures(self, images: "Tensor", random: "torch.Generator") -> "list[Tensor]":
-        """What to look at while it trains: some N×3×H×W, mean-subtracted, or nothing."""
+    def batch(self, raw: "tuple[Tensor, ...]", draw: "Draw", *, held_out: bool = False) -> Any:
+        """What the pretext takes, from what was read (by now on the training device)."""
 
 
 class MethodModule(Protocol):
@@ -65,7 +100,8 @@ class MethodModule(Protocol):
     MASKS: tuple[str, ...]
     TINY: Defaults
     defaults: Callable[[str | None], Defaults]
-    build: "Callable[..., torch.nn.Module]"
+    source: "Callable[[Folders], Source]"
+    build: "Callable[..., Pretext[Any]]"
 
 
 def method_module(name: str) -> MethodModule:

@@ -6,6 +6,7 @@ imported encoder may be another member of the family (Architecture); its file sa
 """
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -102,6 +103,10 @@ def local_response_norm(x: Tensor) -> Tensor:
     return LocalResponseNorm.apply(x)  # type: ignore[no-any-return]
 
 
+Norms = Sequence[Callable[[Tensor], Tensor]]
+NO_NORMS: Norms = (nn.Identity(),) * 3
+
+
 class AlexNet(nn.Module):
     """N×3×227×227 → N×256×6×6 (pool5), with Caffe's order, groups and ceil pooling.
 
@@ -130,17 +135,20 @@ class AlexNet(nn.Module):
         """The five convolutions, in order."""
         return self.conv1, self.conv2, self.conv3, self.conv4, self.conv5
 
-    def features(self, x: Tensor) -> Tensor:
-        """N×3×H×W → N×256×h×w: everything up to relu5, before pool5 (stride 16)."""
+    def features(self, x: Tensor, *, norms: Norms = NO_NORMS) -> Tensor:
+        """N×3×H×W → N×256×h×w: everything up to relu5, before pool5 (stride 16).
+
+        `norms` stand between conv3–conv5 and their ReLUs while a method trains with batch norm.
+        """
         x = self._pooled(self._relu(self.conv1(x)), self.pool1_pad)
         x = self._pooled(self._relu(self.conv2(x)), self.pool2_pad)
-        for conv in (self.conv3, self.conv4, self.conv5):
-            x = self._relu(conv(x))
+        for conv, norm in zip((self.conv3, self.conv4, self.conv5), norms, strict=True):
+            x = self._relu(norm(conv(x)))
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, norms: Norms = NO_NORMS) -> Tensor:
         """N×3×H×W → N×256×h×w: pool5 (stride 32)."""
-        return F.max_pool2d(self.features(x), 3, 2, ceil_mode=True)
+        return F.max_pool2d(self.features(x, norms=norms), 3, 2, ceil_mode=True)
 
     def _relu(self, x: Tensor) -> Tensor:
         slope = self.architecture.slope

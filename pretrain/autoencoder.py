@@ -1,14 +1,20 @@
 """The autoencoder row of Table 2 (protocols 2.4): the context encoder's parts, the whole input as target."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from pretrain import Defaults
-from pretrain.context import ContextEncoder, Loss
+from pretrain import Dataset, Defaults
+from pretrain.context import ContextEncoder, Distance
+from pretrain.images import still_images
+from pretrain.pretext import Loss
+from pretrain.randomness import Draw
 
 SUPERVISION = "-"
 MASKS = ()
 TINY = Defaults(iterations=240, batch=32, rate=1e-4)  # on the embedded data, without --images
+source = partial(still_images, supervision=SUPERVISION)
 
 
 def defaults(mask: str | None) -> Defaults:
@@ -17,9 +23,9 @@ def defaults(mask: str | None) -> Defaults:
     return Defaults(iterations=100_000, batch=64, rate=1e-4)
 
 
-def build(*, mask: str | None, loss: Loss, shapes: Tensor | None) -> "Autoencoder":
+def build(data: Dataset | None, *, mask: str | None, loss: Distance, shapes: Tensor | None) -> "Autoencoder":
     """An autoencoder."""
-    del mask, shapes
+    del data, mask, shapes
     return Autoencoder(loss=loss)
 
 
@@ -30,17 +36,22 @@ class Autoencoder(ContextEncoder):
     differ in the hole alone.
     """
 
-    def __init__(self, *, loss: Loss = "l2") -> None:
+    def __init__(self, *, loss: Distance = "l2") -> None:
         super().__init__(mask="central", loss=loss)
 
-    def forward(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def forward(self, batch: Tensor, draw: Draw) -> Loss:
         """N×3×227×227, mean-subtracted → the mean error over all values."""
-        del random  # nothing is drawn
-        error = self.reconstruct(images) - images
-        return (error.square() if self.loss == "l2" else error.abs()).mean()
+        error = self.error(self.reconstruct(batch, draw) - batch)
+        return Loss(error.sum(), torch.tensor(error.numel()))
 
     @torch.no_grad()
-    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+    def scores(self, batch: Tensor, draw: Draw) -> dict[str, Tensor]:
+        """The share of each image's variance about its mean colour that the reconstruction explains."""
+        left = (self.reconstruct(batch, draw) - batch).square().sum()
+        spread = (batch - batch.mean((2, 3), keepdim=True)).square().sum()
+        return {"explained": 1 - left / spread, "chance_explained": torch.zeros(())}
+
+    @torch.no_grad()
+    def pictures(self, batch: Tensor, draw: Draw) -> list[Tensor]:
         """The input and its reconstruction: two N×3×227×227."""
-        del random
-        return [images, self.reconstruct(images)]
+        return [batch[:8], self.reconstruct(batch[:8], draw)]

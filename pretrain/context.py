@@ -8,15 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pretrain import Defaults, masks
+from pretrain import Dataset, Defaults, masks
 from pretrain.alexnet import CROP, AlexNet
+from pretrain.images import still_images
+from pretrain.pretext import Loss, Pretext
+from pretrain.randomness import Draw
 from pretrain.rescale import mean_and_deviation
 
-Loss = Literal["l2", "l1"]
+Distance = Literal["l2", "l1"]
 SUPERVISION = "context"
 # The model of Table 2 was trained with random-region holes (protocols 2.2).
 MASKS = ("random-region", "random-block", "random-pattern", "central")
 TINY = Defaults(iterations=240, batch=32, rate=1e-4)  # on the embedded data, without --images
+source = partial(still_images, supervision=SUPERVISION)
 
 
 def defaults(mask: str | None) -> Defaults:
@@ -24,8 +28,9 @@ def defaults(mask: str | None) -> Defaults:
     return Defaults(iterations=100_000, batch=64, rate=1e-3 if mask == "central" else 1e-4)
 
 
-def build(*, mask: str, loss: Loss, shapes: Tensor | None) -> "ContextEncoder":
+def build(data: Dataset | None, *, mask: str, loss: Distance, shapes: Tensor | None) -> "ContextEncoder":
     """A context encoder; `shapes` (K×64×64 bool) are the silhouettes of random-region holes."""
+    del data
     return ContextEncoder(mask=mask, loss=loss, shapes=shapes)
 
 
@@ -82,10 +87,10 @@ class Decoder(nn.Sequential):
         return self.UNIT * F.interpolate(x, size=(CROP, CROP), mode="bilinear", align_corners=False)
 
 
-class ContextEncoder(nn.Module):
+class ContextEncoder(Pretext[Tensor]):
     """Images → loss: the encoder sees the image with a hole, the decoder fills the hole."""
 
-    def __init__(self, *, mask: str, loss: Loss = "l2", shapes: Tensor | None = None) -> None:
+    def __init__(self, *, mask: str, loss: Distance = "l2", shapes: Tensor | None = None) -> None:
         super().__init__()
         self.encoder = AlexNet()
         self.bridge = ChannelwiseLinear()
@@ -94,42 +99,55 @@ class ContextEncoder(nn.Module):
         self.mix = nn.Conv2d(256, 256, 1)
         nn.init.kaiming_normal_(self.mix.weight)
         self.decoder = Decoder()
-        self.loss: Loss = loss
-        draw = masks.MASKS[mask]
-        self.draw = partial(draw, shapes=shapes) if mask == "random-region" else draw
+        self.loss: Distance = loss
+        shape = masks.MASKS[mask]
+        self.shape = partial(shape, shapes=shapes) if mask == "random-region" else shape
         self.to(memory_format=torch.channels_last)
 
-    def calibrate(self, images: Tensor) -> None:
+    def calibrate(self, batch: Tensor, draw: Draw, *, fresh: bool) -> None:
         """Calibrate the bridge on the first batch (pretrain.rescale says why); the encoder stays as filled.
 
         Paper: the bridge's initialisation is not stated.
         """
-        self.bridge.calibrate(self.encoder(images))
+        del draw, fresh
+        self.bridge.calibrate(self.encoder(batch))
 
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def reconstruct(self, images: Tensor, draw: Draw) -> Tensor:
         """N×3×227×227 (with holes) → N×3×227×227."""
-        code = F.dropout(self.bridge(self.encoder(images)), 0.5, self.training)
+        code = draw.dropout(self.bridge(self.encoder(images)), 0.5, training=self.training)
         return self.decoder(F.relu(self.mix(code)))  # type: ignore[no-any-return]
 
-    def holes(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def holes(self, images: Tensor, draw: Draw) -> Tensor:
         """N×1×227×227 bool, True = dropped."""
-        return self.draw(len(images), images.shape[-1], random)
+        return draw.part(len(images), lambda count, random: self.shape(count, images.shape[-1], random))
 
-    def forward(self, images: Tensor, random: torch.Generator) -> Tensor:
+    def forward(self, batch: Tensor, draw: Draw) -> Loss:
         """N×3×227×227, mean-subtracted → the masked loss (paper eq. 1).
 
         "Normalised masked": the mean over the dropped values. A hole is zero after the mean.
         Paper: L2, "no significant difference" with L1; its author (issue 30): L1 only; we default
         to L2 and offer both.
         """
-        holes = self.holes(images, random)
-        error = self.reconstruct(images.masked_fill(holes, 0.0)) - images
-        error = error.square() if self.loss == "l2" else error.abs()
-        return (error * holes).sum() / (holes.sum() * images.shape[1])
+        holes = self.holes(batch, draw)
+        error = self.error(self.reconstruct(batch.masked_fill(holes, 0.0), draw) - batch)
+        return Loss((error * holes).sum(), holes.sum() * batch.shape[1])
+
+    def error(self, difference: Tensor) -> Tensor:
+        """Squared or absolute, value by value."""
+        return difference.square() if self.loss == "l2" else difference.abs()
 
     @torch.no_grad()
-    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+    def scores(self, batch: Tensor, draw: Draw) -> dict[str, Tensor]:
+        """The share of the squared error of filling a hole with the mean colour around it that is gone."""
+        holes = self.holes(batch, draw)
+        broken = batch.masked_fill(holes, 0.0)
+        around = broken.sum((2, 3), keepdim=True) / (~holes).sum((2, 3), keepdim=True)
+        left = ((self.reconstruct(broken, draw) - batch).square() * holes).sum()
+        return {"explained": 1 - left / ((around - batch).square() * holes).sum(), "chance_explained": torch.zeros(())}
+
+    @torch.no_grad()
+    def pictures(self, batch: Tensor, draw: Draw) -> list[Tensor]:
         """The input, the input with its hole filled, the truth: three N×3×227×227."""
-        holes = self.holes(images, random)
-        broken = images.masked_fill(holes, 0.0)
-        return [broken, torch.where(holes, self.reconstruct(broken), images), images]
+        holes = self.holes(batch[:8], draw)
+        broken = batch[:8].masked_fill(holes, 0.0)
+        return [broken, torch.where(holes, self.reconstruct(broken, draw), batch[:8]), batch[:8]]

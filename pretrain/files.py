@@ -108,3 +108,18 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     except Exception as error:
         raise Failed(f"{path}: damaged checkpoint: delete it to start this run over") from error
     return state
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `path` alone, waiting for whoever holds it. The system lets go of it when the process dies."""
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise write_error(path, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

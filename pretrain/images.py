@@ -1,48 +1,27 @@
-"""A folder of images, decoded once into a uint8 store, and the batches made from it.
+"""Still images, for the methods that need nothing else, and the batches made from any data.
 
-The store is N×256×256×3 uint8 on disk (shorter side 256, centre square; the paper does not say how
-it resized). Crops, mirrors and the mean are applied to whole batches on the training device.
+The store is N×256×256×3 uint8 (shorter side 256, centre square; the paper does not say how it
+resized). Crops, mirrors and the mean are applied to whole batches on the training device.
 """
 
-import json
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from pretrain import Dataset, Folders
 from pretrain.alexnet import CROP, mean_rgb
-from pretrain.files import Failed, Missing, atomic, write_text
-from pretrain.progress import log, progress
-from pretrain.randomness import generator, shuffled
+from pretrain.files import Missing
+from pretrain.randomness import ALONE, Draw, Shard, generator, shuffled
+from pretrain.store import File, Source, Store, centre_square, open_image
 
 SIDE = 256
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-AHEAD = 1024  # images decoded ahead of the disk at most: 200 MB
-
-
-@dataclass(frozen=True)
-class Store:
-    """A decoded image folder: its pixels file, the number of images, what was skipped, its digest."""
-
-    path: Path
-    images: int
-    skipped: int
-    name: str
-    sha256: str
-
-    def pixels(self) -> Tensor:
-        """N×256×256×3 uint8, mapped from disk."""
-        array = np.memmap(self.path, np.uint8, mode="c", shape=(self.images, SIDE, SIDE, 3))
-        return torch.from_numpy(array)
+HELD_OUT = 20  # one item in so many is not trained on, where the head is scored
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -67,100 +46,58 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
-def build_store(folders: Sequence[Path], cache: Path) -> Store:
-    """Decode the images of `folders` into `cache`, or reuse what is there for the same files.
+def find_all(folders: Sequence[Path]) -> list[File]:
+    """The images of all folders. Raises Missing as find_images does, and when no folder is given."""
+    if not folders:
+        raise Missing("no folder of images: give --images DIR")
+    return [(folder, path) for folder in folders for path in find_images(folder)]
 
-    Images that cannot be decoded whole are skipped, counted and reported. The cache's name follows
-    from the files' names, sizes and times; it is written last-moment-atomically, so an interrupted
-    build leaves nothing behind.
+
+def decode(path: Path) -> list[bytes] | str:
+    """One square of SIDE."""
+    image = open_image(path)
+    return image if isinstance(image, str) else [centre_square(image, SIDE)]
+
+
+def stills(files: Sequence[File], supervision: str, data: Callable[[Store], Dataset], *, kind: str = "") -> Source:
+    """The source that is decoded to centre squares of SIDE."""
+    return Source(files, supervision, data, decode, SIDE, "stills", kind)
+
+
+def still_images(folders: Folders, *, supervision: str) -> Source:
+    """The source of the methods that need images and nothing else. Raises Missing when there are none."""
+    return stills(find_all(folders.images), supervision, Images)
+
+
+class Images:
+    """A store of stills, as a Dataset whose batches are crops: N×3×227×227, RGB minus the mean."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.record, self.pixels = store, store.record, store.pixels()
+        self.train, self.held_out = torch.arange(store.images), torch.arange(0)
+
+    def read(self, items: Tensor) -> tuple[Tensor, ...]:
+        """N×256×256×3 uint8."""
+        return (self.pixels[items],)
+
+    def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Any:
+        """Random crops, mirrored with chance 1/2; of held-out images the centre."""
+        return centre_crop(raw[0]) if held_out else crop_and_mirror(raw[0], draw)
+
+
+def batches(
+    data: Dataset, *, batch: int, seed: int, start: int, stop: int, device: torch.device, shard: Shard = ALONE
+) -> Iterator[Any]:
+    """Yield this process's part of the batches of iterations `start` … `stop` - 1, on `device`.
+
+    Every item comes once per pass. Batch i depends on (seed, i) alone. The next one is read while
+    this one is used.
     """
-    files = [(folder, path) for folder in folders for path in find_images(folder)]
-    key = sha256(f"{SIDE}".encode())
-    for folder, path in files:
-        stat = path.stat() if path.exists() else None
-        key.update(f"{path.relative_to(folder)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    index = cache / f"{key.hexdigest()[:16]}.json"
-    pixels = index.with_suffix(".uint8")
-    if store := _stored(index, pixels):
-        return store
-    store = _decode_all(files, pixels, name="+".join(_name(folder) for folder in folders))
-    write_text(index, json.dumps({k: v for k, v in asdict(store).items() if k != "path"}))
-    return store
 
-
-def _stored(index: Path, pixels: Path) -> Store | None:
-    """The store that is there; None when it is not there whole."""
-    try:
-        store = Store(path=pixels, **json.loads(index.read_text()))
-        return store if pixels.stat().st_size == store.images * SIDE * SIDE * 3 else None
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _name(folder: Path) -> str:
-    return folder.resolve().name
-
-
-def _decode_all(files: list[tuple[Path, Path]], pixels: Path, *, name: str) -> Store:
-    digest, kept, skipped = sha256(), 0, []
-    with atomic(pixels) as temporary, temporary.open("wb") as out:
-        decoded = _decoded([path for _, path in files])
-        for (folder, path), data in zip(files, progress(decoded, "decode", total=len(files)), strict=True):
-            if data is None:
-                skipped.append(path)
-                continue
-            out.write(data)
-            digest.update(f"{path.relative_to(folder).as_posix()} {sha256(data).hexdigest()}\n".encode())
-            kept += 1
-        if not kept:
-            raise Missing(
-                f"{files[0][0]}: none of its {len(files)} images can be decoded: give --images another folder"
-            )
-    for path in skipped[:10]:
-        log(f"{path}: cannot be decoded, skipped")
-    if skipped:
-        log(f"{len(skipped)} of {len(files)} images skipped: they cannot be decoded")
-    return Store(path=pixels, images=kept, skipped=len(skipped), name=name, sha256=digest.hexdigest())
-
-
-def _decoded(paths: list[Path]) -> Iterator[bytes | None]:
-    """What _decode gives for each path, in order, from all cores."""
-    # Workers leave Ctrl-C to us.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            for first in range(0, len(paths), AHEAD):
-                yield from pool.map(_decode, paths[first : first + AHEAD], chunksize=16)
-        except BrokenProcessPool as error:
-            raise Failed(f"{paths[0].parent}: a decoding process was killed (out of memory?): run it again") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _decode(path: Path) -> bytes | None:
-    try:
-        with Image.open(path) as image:
-            rgb = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-    width, height = rgb.size
-    square = min(width, height)
-    left, top = (width - square) / 2, (height - square) / 2
-    box = (left, top, left + square, top + square)
-    return rgb.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box).tobytes()
-
-
-def batches(store: Store, *, batch: int, seed: int, start: int, stop: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield, for iterations `start` … `stop` - 1, batch×3×227×227 float32 on `device`.
-
-    RGB, 0–255 minus the mean; every image once per pass, random crop, mirrored with chance 1/2.
-    Batch i depends on (seed, i) alone. The next one's pixels are read while this one is used.
-    """
-    pixels = store.pixels()
-
-    def read(iteration: int) -> Tensor:
-        chosen = pixels[shuffled(store.images, batch=batch, seed=seed, iteration=iteration)]
-        return chosen.pin_memory() if device.type == "cuda" else chosen
+    def read(iteration: int) -> tuple[Tensor, ...]:
+        places = shuffled(len(data.train), batch=batch, seed=seed, iteration=iteration)
+        chosen = data.read(data.train[shard.own(places)])
+        return tuple(part.pin_memory() for part in chosen) if device.type == "cuda" else chosen
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read, start)
@@ -168,17 +105,51 @@ def batches(store: Store, *, batch: int, seed: int, start: int, stop: int, devic
             raw = ahead.result()
             if iteration + 1 < stop:
                 ahead = pool.submit(read, iteration + 1)
-            yield crop_and_mirror(raw.to(device, non_blocking=True), generator(seed, "crops", iteration, device=device))
+            random = generator(seed, "crops", iteration, device=device)
+            yield data.batch(tuple(part.to(device, non_blocking=True) for part in raw), Draw(random, shard))
 
 
-def crop_and_mirror(raw: Tensor, random: torch.Generator, *, crop: int = CROP) -> Tensor:
+def held_out_batches(data: Dataset, *, batch: int, device: torch.device) -> Iterator[Any]:
+    """Yield the held-out items as batches, the same ones each time; the last may be smaller."""
+    for first in range(0, len(data.held_out), batch):
+        raw = data.read(data.held_out[first : first + batch])
+        draw = Draw(generator(0, "held out", first, device=device))
+        yield data.batch(tuple(part.to(device) for part in raw), draw, held_out=True)
+
+
+def split(items: int, *, every: int = HELD_OUT) -> tuple[Tensor, Tensor]:
+    """Items to train on and items held out: one in `every`, evenly spaced."""
+    number = torch.arange(items)
+    held = number % every == every - 1
+    return number[~held], number[held]
+
+
+def last_groups(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """N group numbers → items to train on, and those of the last tenth of the groups (of two or more; at least one)."""
+    numbers, items = sorted(set(groups.tolist())), torch.arange(len(groups))
+    last = numbers[-math.ceil(len(numbers) / 10) :] if len(numbers) > 1 else []
+    aside = torch.isin(groups, torch.tensor(last, dtype=groups.dtype))
+    return items[~aside], items[aside]
+
+
+def centre_crop(raw: Tensor, *, crop: int = CROP) -> Tensor:
     """N×H×W×3 uint8 → N×3×crop×crop float32 (channels last), RGB minus the mean."""
+    top, left = (raw.shape[1] - crop) // 2, (raw.shape[2] - crop) // 2
+    return as_input(raw[:, top : top + crop, left : left + crop])
+
+
+def as_input(pixels: Tensor) -> Tensor:
+    """N×H×W×3 uint8 → N×3×H×W float32 (channels last), RGB minus the mean."""
+    return pixels.permute(0, 3, 1, 2).float() - mean_rgb(pixels.device)
+
+
+def crop_and_mirror(raw: Tensor, draw: Draw, *, crop: int = CROP) -> Tensor:
+    """N×H×W×3 uint8 → N×3×crop×crop float32 (channels last), RGB minus the mean, mirrored with chance 1/2."""
     count, height, width, _ = raw.shape
     device = raw.device
-    draw = torch.rand(3, count, 1, generator=random, device=device)
+    drawn = draw.rand(count, 3)[:, :, None]
     step = torch.arange(crop, device=device)
-    rows = (draw[0] * (height - crop + 1)).long() + step
-    columns = (draw[1] * (width - crop + 1)).long() + torch.where(draw[2] < 0.5, step, crop - 1 - step)
+    rows = (drawn[:, 0] * (height - crop + 1)).long() + step
+    columns = (drawn[:, 1] * (width - crop + 1)).long() + torch.where(drawn[:, 2] < 0.5, step, crop - 1 - step)
     image = torch.arange(count, device=device)[:, None, None]
-    cropped = raw[image, rows[:, :, None], columns[:, None, :]]
-    return cropped.permute(0, 3, 1, 2).float() - mean_rgb(device)
+    return as_input(raw[image, rows[:, :, None], columns[:, None, :]])

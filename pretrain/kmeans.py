@@ -3,18 +3,22 @@
 Published: 56.6 / 45.6 / 32.6, above the context encoder in all three columns.
 """
 
-import torch
-from torch import Tensor, nn
+from functools import partial
 
-from pretrain import Defaults
+import torch
+from torch import Tensor
+
+from pretrain import Dataset, Defaults
 from pretrain.alexnet import AlexNet
-from pretrain.files import Usage
-from pretrain.randomness import generator
+from pretrain.images import still_images
+from pretrain.pretext import Pretext
+from pretrain.randomness import Draw, generator
 from pretrain.rescale import IMAGES, initialise, rescale_trunk
 
 SUPERVISION = "initialization"
 MASKS = ()
 TINY = Defaults(iterations=0, batch=IMAGES, rate=0.0)  # on the embedded data, without --images
+source = partial(still_images, supervision=SUPERVISION)
 
 
 def defaults(mask: str | None) -> Defaults:
@@ -23,31 +27,22 @@ def defaults(mask: str | None) -> Defaults:
     return Defaults(iterations=0, batch=IMAGES, rate=0.0)
 
 
-def build(*, mask: str | None, loss: str, shapes: Tensor | None) -> "KMeans":
+def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor | None) -> "KMeans":
     """The encoder before it has seen its images."""
-    del mask, loss, shapes
+    del data, mask, loss, shapes
     return KMeans()
 
 
-class KMeans(nn.Module):
+class KMeans(Pretext[Tensor]):
     """An encoder that `calibrate` initialises. It has no loss."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encoder = AlexNet()
 
-    def calibrate(self, images: Tensor) -> None:
+    def calibrate(self, batch: Tensor, draw: Draw, *, fresh: bool) -> None:
         """N×3×227×227: the within-layer step with k-means filters, conv1 to conv5, then the between-layer step."""
+        del draw, fresh
         random = generator(torch.initial_seed(), "kmeans")
-        initialise(self.encoder.convs(), lambda: self.encoder(images), kind="kmeans", random=random)
-        rescale_trunk(self.encoder, images, random=random)
-
-    def forward(self, images: Tensor, random: torch.Generator) -> Tensor:
-        """Raises Usage."""
-        del images, random
-        raise Usage("method kmeans is not trained: leave --iterations out, or give 0")
-
-    def pictures(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
-        """Nothing to look at."""
-        del images, random
-        return []
+        initialise(self.encoder.convs(), lambda: self.encoder(batch), kind="kmeans", random=random)
+        rescale_trunk(self.encoder, batch, random=random)

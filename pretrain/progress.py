@@ -12,9 +12,15 @@ T = TypeVar("T")
 LINE_SECONDS = 15.0
 
 
+def quiet() -> bool:
+    """Whether this is one of several processes under torchrun, and not the first, which speaks for all."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def log(message: str) -> None:
     """One line on stderr, which leaves a running bar intact. stdout is for the answer."""
-    tqdm.write(message, file=sys.stderr)
+    if not quiet():
+        tqdm.write(message, file=sys.stderr)
 
 
 class Progress:
@@ -24,7 +30,7 @@ class Progress:
         self.name, self.total, self.done = name, total, start
         self.printed = time.monotonic()
         # disable=None: tqdm draws nothing when stderr is not a terminal.
-        self.bar = tqdm(total=total, initial=start, desc=name, disable=None, file=sys.stderr, leave=False)
+        self.bar = tqdm(total=total, initial=start, desc=name, disable=quiet() or None, file=sys.stderr, leave=False)
 
     def step(self, note: str = "") -> None:
         """One item done; `note` (a loss, say) is shown beside the count."""
@@ -32,7 +38,7 @@ class Progress:
         if not self.bar.disable:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.update()
-        elif time.monotonic() - self.printed >= LINE_SECONDS or self.done == self.total:
+        elif not quiet() and (time.monotonic() - self.printed >= LINE_SECONDS or self.done == self.total):
             self.printed = time.monotonic()
             print(f"{self.name}: {self.done}/{self.total} {note}".rstrip(), file=sys.stderr, flush=True)
 

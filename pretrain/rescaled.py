@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from pretrain import row_name
+from pretrain import Dataset, Folders, row_name
 from pretrain.alexnet import AlexNet, Encoder, load_encoder, read_encoder, save_encoder
 from pretrain.files import Failed, Usage, write_text
-from pretrain.images import Store, batches, build_store
+from pretrain.images import batches, still_images
 from pretrain.progress import log
 from pretrain.randomness import generator
 from pretrain.rescale import IMAGES, rescale_trunk
@@ -32,17 +32,19 @@ def rescale(
     It is `out`, or else one under `runs` named after everything that decides its numbers, which then
     is the last encoder. Its provenance is the source's, with "rescaled" added to the variant and as
     a record of its own. What is there is reused. Raises Usage when `out` holds something else, Failed
-    when the encoder cannot be rescaled, and whatever read_encoder and build_store raise.
+    when the encoder cannot be rescaled, and whatever read_encoder and opening the images raise.
     """
-    encoder, store = read_encoder(source), build_store(images, runs / "stores")
-    dataset = {"name": store.name, "images": store.images, "skipped": store.skipped, "sha256": store.sha256}
-    record = {"source": encoder.sha256, "dataset": dataset, "images": IMAGES, "seed": seed}
+    encoder, data = (
+        read_encoder(source),
+        still_images(Folders(images=tuple(images)), supervision="").open(runs / "stores"),
+    )
+    record = {"source": encoder.sha256, "dataset": data.record, "images": IMAGES, "seed": seed}
     path = out or runs / "pretrain" / _folder(encoder, record) / "encoder.safetensors"
     if path.is_file():
         _check(path, record)
         log(f"{path}: already rescaled, reused")
     else:
-        _write(path, encoder, record, store=store, device=device)
+        _write(path, encoder, record, data=data, device=device)
     if out is None:
         write_text(runs / "pretrain" / "last", f"{path.relative_to(runs)}\n")
     return path
@@ -69,11 +71,11 @@ def _check(path: Path, record: dict[str, Any]) -> None:
         raise Usage(f"{path}: holds something else already: delete it, or give another --out")
 
 
-def _write(path: Path, encoder: Encoder, record: dict[str, Any], *, store: Store, device: torch.device) -> None:
+def _write(path: Path, encoder: Encoder, record: dict[str, Any], *, data: Dataset, device: torch.device) -> None:
     trunk = AlexNet(encoder.architecture)
     load_encoder(trunk, encoder)
     seed = record["seed"]
-    (batch,) = batches(store, batch=IMAGES, seed=seed, start=0, stop=1, device=device)
+    (batch,) = batches(data, batch=IMAGES, seed=seed, start=0, stop=1, device=device)
     try:
         done = rescale_trunk(trunk.to(device), batch, random=generator(seed, "rescale"))
     except Failed as error:

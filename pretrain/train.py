@@ -1,11 +1,9 @@
-"""The training loop: resume, log, look, checkpoint, and in the end save the encoder alone."""
+"""The training loop: resume, log, look, checkpoint, score the head, and in the end save the encoder alone."""
 
 import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,19 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import method_module, provenance
+from pretrain import ADAM, Dataset, Folders, Solver, method_module, parallel, provenance
 from pretrain.alexnet import mean_rgb, read_encoder, save_encoder
-from pretrain.files import Failed, Usage, atomic, load_checkpoint, save_checkpoint, write_error, write_text
-from pretrain.images import Store, batches, build_store
+from pretrain.files import Failed, Usage, atomic, load_checkpoint, save_checkpoint, write_text
+from pretrain.images import batches, held_out_batches
+from pretrain.journal import Journal
 from pretrain.masks import silhouettes
+from pretrain.pretext import Loss
 from pretrain.progress import Progress, checkpoint_due, log
-from pretrain.randomness import generator, reseed
+from pretrain.randomness import ALONE, Draw, Shard, generator, reseed
+from pretrain.solver import optimizer, schedule
+from pretrain.store import Source
 
 LOG_EVERY = 10  # iterations
 PICTURES = 8  # grids per run
@@ -30,7 +32,10 @@ PICTURES = 8  # grids per run
 
 @dataclass(frozen=True)
 class Config:
-    """All that decides the numbers of a pre-training run, apart from the images."""
+    """All that decides the numbers of a pre-training run, apart from the data itself.
+
+    `data` says of what kind the data is where it is not of the kind that the row stands for (Source.kind).
+    """
 
     method: str
     mask: str | None
@@ -40,11 +45,14 @@ class Config:
     rate: float
     seed: int
     label: str = ""
+    solver: Solver = ADAM
+    calibrate: bool = False
+    data: str = ""
 
     @property
     def variant(self) -> str:
-        """The part of a row's name after the method: "random-region", "central-l1", …"""
-        return "-".join(filter(None, (self.mask, self.loss if self.loss != "l2" else "", self.label)))
+        """The part of a row's name after the method: "random-region", "central-l1", "synthetic", …"""
+        return "-".join(filter(None, (self.mask, self.loss if self.loss != "l2" else "", self.data, self.label)))
 
     @property
     def name(self) -> str:
@@ -52,52 +60,119 @@ class Config:
         return "-".join(filter(None, (self.method, self.variant)))
 
 
+def configure(
+    method: str, *, folders: Folders, tiny: bool, mask: str | None = None, loss: str = "l2",
+    iterations: int | None = None, batch: int | None = None, rate: float | None = None, calibrate: bool | None = None,
+    seed: int = 0, label: str = "",
+) -> Config:  # fmt: skip
+    """What to train: the paper's budget (or, `tiny`, that for the embedded data), but for what is given.
+
+    Raises Usage when the method takes no such mask or is not trained, and what its source raises.
+    """
+    module = method_module(method)
+    if mask and mask not in module.MASKS:
+        raise Usage(f"--mask {mask}: method {method} takes {', '.join(module.MASKS) or 'no mask'}")
+    mask = mask or (module.MASKS[0] if module.MASKS else None)
+    budget = module.TINY if tiny else module.defaults(mask)
+    if iterations and not budget.iterations:
+        raise Usage(f"method {method} is not trained: leave --iterations out, or give 0")
+    return Config(
+        method=method,
+        mask=mask,
+        loss=loss,
+        iterations=budget.iterations if iterations is None else iterations,
+        batch=batch or budget.batch,
+        rate=rate or budget.rate,
+        seed=seed,
+        label=label,
+        solver=budget.solver,
+        calibrate=budget.calibrate if calibrate is None else calibrate,
+        data=module.source(folders).kind if budget.batch else "",
+    )
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run on its way: what is trained, on what, where it is kept, how far it is."""
+    """A run on its way: what is trained, on what, where it is kept, which part of it is this process's."""
 
     config: Config
-    store: Store | None
+    source: Source | None
+    data: Dataset | None
     shapes: dict[str, Any] | None
     folder: Path
     device: torch.device
+    shard: Shard
     pretext: Any
+    network: Any  # the pretext, or what averages its gradients over processes
     optimizer: torch.optim.Optimizer
 
 
-def pretrain(
-    config: Config, *, images: Sequence[Path], shapes: Sequence[Path], runs: Path, device: torch.device
-) -> Path:
-    """Train by `config` on the image folders; return the encoder file, …/encoder.safetensors.
+def pretrain(config: Config, *, folders: Folders, runs: Path, device: torch.device, shard: Shard = ALONE) -> Path:
+    """Train by `config`; return the encoder file, …/encoder.safetensors.
 
-    `shapes` are VOC folders whose masks give the silhouettes of random-region holes. The run's
-    folder under `runs` is named after everything that decides its numbers, so the same call goes on
-    where it was stopped, or returns at once what is finished. Raises Failed when the loss is no
-    longer finite, Usage when iterations are asked of a method that has none, and whatever
-    build_store and silhouettes raise.
+    The run's folder under `runs` is named after everything that decides its numbers, so the same call
+    goes on where it was stopped, or returns at once what is finished. `shard`: which of the processes
+    that share the run this is; all of them call it. Raises Failed when the loss is no longer finite,
+    Usage when the processes cannot share a batch evenly, and whatever the source and silhouettes raise.
     """
-    if config.iterations and not method_module(config.method).defaults(config.mask).iterations:
-        raise Usage(f"method {config.method} is not trained: leave --iterations out, or give 0")
-    store = build_store(images, runs / "stores") if config.batch else None
-    cut = silhouettes(shapes) if config.mask == "random-region" else None
-    shapes_used = None if cut is None else {"silhouettes": len(cut), "sha256": _digest(cut)}
-    identity = json.dumps([asdict(config), store and store.sha256, shapes_used])
-    folder = runs / "pretrain" / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    if config.batch % shard.world:
+        raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
+    source = method_module(config.method).source(folders) if config.batch else None
+    if shard.rank:
+        parallel.wait(shard)  # for the first process to have decoded the data
+    data = source.open(runs / "stores") if source else None
+    if not shard.rank:
+        parallel.wait(shard)
+    if data and not len(data.train):
+        raise Usage(f"{data.record['name']}: nothing to train on: all its items are held out")
+    cut, shapes = _shapes(config, folders)
+    folder = _folder(config, data, shapes, runs)
     encoder = folder / "encoder.safetensors"
     if encoder.is_file():
         read_encoder(encoder)
         log(f"{encoder}: already trained")
     else:
         reseed(config.seed, "initialisation")
-        pretext: Any = method_module(config.method).build(mask=config.mask, loss=config.loss, shapes=cut).to(device)
-        optimizer = torch.optim.Adam(pretext.parameters(), lr=config.rate)
-        run = Run(config, store, shapes_used, folder, device, pretext, optimizer)
+        built = method_module(config.method).build(data, mask=config.mask, loss=config.loss, shapes=cut)
+        pretext: Any = built.to(device)
+        solver = optimizer(pretext, rate=config.rate, solver=config.solver)
+        network = DistributedDataParallel(pretext, broadcast_buffers=False) if shard.world > 1 else pretext
+        run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver)
         seconds = _train(run)
-        save_encoder(encoder, pretext.encoder, _provenance(run, seconds))
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
-        log(f"{encoder}: written after {config.iterations} iterations")
-    write_text(runs / "pretrain" / "last", f"{encoder.relative_to(runs)}\n")
+        if not shard.rank:
+            _finish(run, encoder, seconds)
+    parallel.wait(shard)
+    if not shard.rank:
+        write_text(runs / "pretrain" / "last", f"{encoder.relative_to(runs)}\n")
     return encoder
+
+
+def finished(config: Config, *, folders: Folders, runs: Path) -> Path | None:
+    """The encoder of this run, if it is trained and its data still decoded under `runs`. Decodes nothing."""
+    data = method_module(config.method).source(folders).opened(runs / "stores") if config.batch else None
+    if config.batch and data is None:
+        return None
+    encoder = _folder(config, data, _shapes(config, folders)[1], runs) / "encoder.safetensors"
+    return encoder if encoder.is_file() else None
+
+
+def same_training(provenance: dict[str, Any], config: Config) -> bool:
+    """Whether an encoder that says this of itself was trained by `config`. Older ones lack the newer keys."""
+    unsaid = {"label": "", "solver": asdict(ADAM), "calibrate": False, "data": ""}
+    return all((unsaid | provenance).get(key) == value for key, value in asdict(config).items())
+
+
+def _shapes(config: Config, folders: Folders) -> tuple[Tensor | None, dict[str, Any] | None]:
+    """The silhouettes of random-region holes, and what the provenance says of them."""
+    if config.mask != "random-region":
+        return None, None
+    cut = silhouettes(folders.shapes)
+    return cut, {"silhouettes": len(cut), "sha256": _digest(cut)}
+
+
+def _folder(config: Config, data: Dataset | None, shapes: dict[str, Any] | None, runs: Path) -> Path:
+    identity = json.dumps([asdict(config), data and data.record["sha256"], shapes])
+    return runs / "pretrain" / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def _digest(tensor: Tensor) -> str:
@@ -107,57 +182,86 @@ def _digest(tensor: Tensor) -> str:
 def _train(run: Run) -> float:
     """Train to the end, from the last checkpoint; return the seconds spent in all."""
     config, start, seconds = run.config, 0, 0.0
-    if not run.store:
+    if run.data is None:
         return 0.0
     if not config.iterations:
-        return _calibrate_only(run, run.store)
+        began = time.monotonic()
+        _calibrate(run, run.data)
+        return time.monotonic() - began
     if saved := load_checkpoint(run.folder / "checkpoint.pt"):
         start, seconds = _restore(run, saved)
         log(f"{run.folder}: going on from iteration {start}")
-    journal = Journal(run.folder, start=start)
+    journal = Journal(run.folder, start=start, writes=not run.shard.rank)
     began, due = time.monotonic() - seconds, checkpoint_due()
-    stream = batches(run.store, batch=config.batch, seed=config.seed, start=start, stop=config.iterations,
-                     device=run.device)  # fmt: skip
+    stream = batches(run.data, batch=config.batch, seed=config.seed, start=start, stop=config.iterations,
+                     device=run.device, shard=run.shard)  # fmt: skip
     every = max(1, config.iterations // PICTURES)
     with Progress(config.name, total=config.iterations, start=start) as shown:
-        for iteration, images in enumerate(journal.timed(stream), start=start + 1):
+        for iteration, batch in enumerate(journal.timed(stream), start=start + 1):
             if iteration == 1:
-                _calibrate(run, images)
-            loss = _step(run, images, iteration)
+                _calibrate(run, run.data)
+            loss = _step(run, batch, iteration)
             last = iteration == config.iterations
-            save = due() or last
-            if save or iteration % LOG_EVERY == 0:
+            # The clocks of the processes differ: only the first one writes, and all look at the loss.
+            save = not run.shard.rank and (due() or last)
+            if save or last or iteration % LOG_EVERY == 0:
                 value = _finite(run, loss, iteration)
                 journal.write(iteration, loss=value, images=config.batch, seconds=time.monotonic() - began)
-            if iteration % every == 0 or last:
-                _save_pictures(run, images, iteration)
+            if not run.shard.rank and (iteration % every == 0 or last):
+                _save_pictures(run, batch, iteration)
             if save:
                 _checkpoint(run, iteration, time.monotonic() - began)
             shown.step(journal.note)
     return time.monotonic() - began
 
 
-def _calibrate_only(run: Run, store: Store) -> float:
-    """A method that is not trained sees its first batch and no more; return the seconds it took."""
-    config, began = run.config, time.monotonic()
-    (images,) = batches(store, batch=config.batch, seed=config.seed, start=0, stop=1, device=run.device)
-    _calibrate(run, images)
-    return time.monotonic() - began
+def _calibrate(run: Run, data: Dataset) -> None:
+    """Show the network the whole first batch: every process does, so that all start the same."""
+    config = run.config
+    (batch,) = batches(data, batch=config.batch, seed=config.seed, start=0, stop=1, device=run.device)
+    reseed(config.seed, "calibration")
+    draw = Draw(generator(config.seed, "calibration", device=run.device))
+    run.pretext.calibrate(batch, draw, fresh=config.calibrate)
 
 
-def _calibrate(run: Run, images: Tensor) -> None:
-    reseed(run.config.seed, "calibration")
-    run.pretext.calibrate(images)
-
-
-def _step(run: Run, images: Tensor, iteration: int) -> Tensor:
-    """One iteration; its random numbers depend on (seed, iteration) alone."""
-    reseed(run.config.seed, "dropout", iteration)
-    loss: Tensor = run.pretext(images, generator(run.config.seed, "holes", iteration, device=run.device))
+def _step(run: Run, batch: Any, iteration: int) -> Tensor:
+    """One iteration; its random numbers depend on (seed, iteration) alone. Returns the loss of the whole batch."""
+    config, shard = run.config, run.shard
+    schedule(run.optimizer, iteration=iteration, solver=config.solver)
+    random = generator(config.seed, "holes", iteration, device=run.device)
+    found: Loss = run.network(batch, Draw(random, shard, iteration, config.iterations))
+    whole = parallel.total(torch.stack([found.total.detach(), found.count.detach().to(found.total)]), shard)
     run.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    # Gradients are averaged over the processes: times their number they are the sum's.
+    (found.total * shard.world / whole[1]).backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()
-    return loss.detach()
+    return whole[0] / whole[1]
+
+
+def _finish(run: Run, encoder: Path, seconds: float) -> None:
+    """Score the head, save the encoder, drop the checkpoint."""
+    held_out = _held_out(run)
+    said = ", ".join(f"{name} {value:.3g}" for name, value in held_out.items())
+    save_encoder(encoder, run.pretext.trained(), _provenance(run, seconds, held_out))
+    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
+    log(f"{encoder}: written after {run.config.iterations} iterations" + (f"; held out: {said}" if said else ""))
+
+
+@torch.no_grad()
+def _held_out(run: Run) -> dict[str, float]:
+    """The head's scores on the items that were held out: means over these."""
+    if run.data is None or not len(run.data.held_out):
+        return {}
+    run.pretext.eval()
+    totals: dict[str, float] = {}
+    stream = held_out_batches(run.data, batch=run.config.batch, device=run.device)
+    for number, batch in enumerate(stream):
+        share = min(run.config.batch, len(run.data.held_out) - number * run.config.batch) / len(run.data.held_out)
+        draw = Draw(generator(run.config.seed, "scores", number, device=run.device))
+        for name, value in run.pretext.scores(batch, draw).items():
+            totals[name] = totals.get(name, 0.0) + share * float(value)
+    run.pretext.train()
+    return {name: round(value, 6) for name, value in totals.items()}
 
 
 def _finite(run: Run, loss: Tensor, iteration: int) -> float:
@@ -186,29 +290,30 @@ def _restore(run: Run, saved: dict[str, Any]) -> tuple[int, float]:
         raise Failed(f"{path}: not a checkpoint of this network: delete it to start this run over") from error
 
 
-def _save_pictures(run: Run, images: Tensor, iteration: int) -> None:
-    """pictures/<iteration>.png: one column per image; holes, filled, truth from top to bottom."""
+@torch.no_grad()
+def _save_pictures(run: Run, batch: Any, iteration: int) -> None:
+    """pictures/<iteration>.png: one column per item; holes, filled, truth (say) from top to bottom."""
     run.pretext.eval()
-    rows = run.pretext.pictures(images[:8], generator(run.config.seed, "pictures", device=run.device))
+    rows = run.pretext.pictures(batch, Draw(generator(run.config.seed, "pictures", device=run.device)))
     run.pretext.train()
     if rows:
-        tiles = torch.cat([torch.cat(list(row + mean_rgb(run.device)), 2) for row in rows], 1)
+        tiles = torch.cat([torch.cat(list(row[:8] + mean_rgb(run.device)), 2) for row in rows], 1)
         pixels = tiles.clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
         with atomic(run.folder / "pictures" / f"{iteration:06d}.png") as temporary:
             Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
 
 
-def _provenance(run: Run, seconds: float) -> dict[str, Any]:
+def _provenance(run: Run, seconds: float, held_out: dict[str, float]) -> dict[str, Any]:
     """What an encoder file says of itself."""
     head, dirty = provenance.commit()
-    store = run.store
     config = asdict(run.config)
     return config | {
         "variant": run.config.variant,
-        "supervision": method_module(run.config.method).SUPERVISION,
-        "images_seen": max(run.config.iterations, 1) * run.config.batch if store else 0,
-        "dataset": store
-        and {"name": store.name, "images": store.images, "skipped": store.skipped, "sha256": store.sha256},
+        "supervision": run.source.supervision if run.source else method_module(run.config.method).SUPERVISION,
+        "images_seen": max(run.config.iterations, 1) * run.config.batch if run.data else 0,
+        "dataset": run.data and run.data.record,
+        "held_out": held_out,
+        "processes": run.shard.world,
         "shapes": run.shapes,
         "seconds": round(seconds, 1),
         "hardware": provenance.hardware(run.device),
@@ -216,56 +321,3 @@ def _provenance(run: Run, seconds: float) -> dict[str, Any]:
         "commit": head,
         "dirty": dirty,
     }
-
-
-class Journal:
-    """log.jsonl, one JSON object per line, and the same scalars for TensorBoard.
-
-    Lines after `start` (written before a crash, after the last checkpoint) are dropped.
-    """
-
-    def __init__(self, folder: Path, *, start: int) -> None:
-        self.path, self.note = folder / "log.jsonl", ""
-        self.waited, self.since, self.iteration = 0.0, time.monotonic(), start
-        old = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in old if line.endswith("}") and json.loads(line)["iteration"] <= start]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
-        with self._writing():
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise write_error(self.path, error) from error
-
-    def timed(self, stream: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Pass batches on, adding up the time that the loop waits for them."""
-        while True:
-            asked = time.monotonic()
-            images = next(stream, None)
-            self.waited += time.monotonic() - asked
-            if images is None:
-                with self._writing():
-                    self.board.close()
-                return
-            yield images
-
-    def write(self, iteration: int, *, loss: float, images: int, seconds: float) -> None:
-        """One line: loss, images/s and the share of time spent waiting for data since the last."""
-        elapsed = time.monotonic() - self.since
-        record = {
-            "iteration": iteration,
-            "loss": loss,
-            "images_per_second": round((iteration - self.iteration) * images / elapsed, 2),
-            "waiting_share": round(self.waited / elapsed, 4),
-            "seconds": round(seconds, 1),
-        }
-        with self._writing():
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            for name in ("loss", "images_per_second", "waiting_share"):
-                self.board.add_scalar(name, record[name], iteration)
-        self.note = f"loss {loss:.4g}, {record['images_per_second']:.0f} images/s"
-        self.waited, self.since, self.iteration = 0.0, time.monotonic(), iteration

@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from pretrain.alexnet import MEAN_RGB
 from transfer.detection import PAPER
 from transfer.fast_rcnn import build
-from transfer.solver import parameter_groups
+from pretrain.solver import parameter_groups
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from transfer.solver import parameter_groups, set_rates
+from pretrain.solver import parameter_groups, set_rates
 
 
 def test_velocity_survives_a_drop_of_the_rate():

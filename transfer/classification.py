@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
 from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
+from pretrain.fillers import filled
 from pretrain.progress import Progress, checkpoint_due, progress
 from pretrain.randomness import generator, reseed, shuffled
 from pretrain.rescale import calibrate
+from pretrain.solver import parameter_groups, set_rates
 from transfer import Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
-from transfer.head import Head, filled
+from transfer.divergence import REMEDY, check_finite
+from transfer.head import Head
 from transfer.ranking import Labels, average_precisions, resampled_map
-from transfer.solver import REMEDY, check_finite, parameter_groups, set_rates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from pretrain.alexnet import Encoder, load_encoder
 from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, log, progress
 from pretrain.randomness import derived, generator, reseed, shuffled
+from pretrain.solver import parameter_groups, set_rates
 from transfer import Data, Outcome, voc
 from transfer.detections import (
     Detections,
@@ -31,10 +32,10 @@ from transfer.detections import (
     resampled_map,
     suppressed,
 )
+from transfer.divergence import REMEDY, check_finite
 from transfer.fast_rcnn import STRIDE, Example, Recipe, build, condition, model_input, target_statistics
 from transfer.proposals import SelectiveSearch, proposals
 from transfer.published_proposals import published_boxes, published_files
-from transfer.solver import REMEDY, check_finite, parameter_groups, set_rates
 
 CONDITION_IMAGES = 40
 

@@ -26,11 +26,12 @@ from torch import Tensor
 import transfer
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
 from pretrain.files import Failed
+from pretrain.fillers import filled
 from pretrain.randomness import reseed
 from transfer import voc
-from transfer.head import Head, filled
+from transfer.divergence import REMEDY
+from transfer.head import Head
 from transfer.proposals import SelectiveSearch
-from transfer.solver import REMEDY
 
 CLASSES = len(voc.CLASSES)
 STRIDE = 16

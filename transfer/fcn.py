@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import transfer
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
-from transfer.head import filled
+from pretrain.fillers import filled
 from transfer.iu import LABELS
 from transfer.voc import CLASSES, VOID
 

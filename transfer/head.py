@@ -1,11 +1,9 @@
 """fc6 and fc7, freshly initialised for every transfer (paper B), as classification and detection use them."""
 
-from typing import TypeVar
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+from pretrain.fillers import filled
 
 
 class Head(nn.Module):
@@ -23,10 +21,3 @@ class Head(nn.Module):
         """N×channels×side×side → N×width."""
         x = F.dropout(F.relu(self.fc6(x.flatten(1))), 0.5, self.training)
         return F.dropout(F.relu(self.fc7(x)), 0.5, self.training)
-
-
-def filled(layer: Layer, *, std: float, bias: float) -> Layer:
-    """`layer` with weights from N(0, std) and a constant bias: Caffe's fillers."""
-    nn.init.normal_(layer.weight, std=std)
-    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]
-    return layer

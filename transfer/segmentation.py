@@ -31,9 +31,9 @@ from pretrain.files import Failed, Missing, digest, load_checkpoint, save_checkp
 from pretrain.progress import Progress, checkpoint_due, log
 from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
+from transfer.divergence import REMEDY, check_finite
 from transfer.fcn import Recipe, build_model, optimizer
 from transfer.iu import LABELS, class_iu, histogram, resampled_mean_iu, scores
-from transfer.solver import REMEDY, check_finite
 
 YEAR = "VOC2012"
 TRAIN, TEST = "train", "test"

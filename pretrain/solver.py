@@ -1,13 +1,30 @@
-"""Caffe's SGD in torch's words: its multipliers, and its momentum when the rate drops (protocols 1.1, 9 rule 7)."""
+"""Solvers: Caffe's SGD in torch's words, its multipliers and its momentum at rate drops (protocols 1.1, 9 rule 7)."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from pretrain.files import Failed
+from pretrain import Solver
 
-REMEDY = "balance the encoder (`bench rescale`), or check how it was pre-trained; nothing was recorded"
+
+def optimizer(model: nn.Module, *, rate: float, solver: Solver) -> torch.optim.Optimizer:
+    """What `solver` names, for all parameters of `model`."""
+    if solver.name == "adam":
+        return torch.optim.Adam(model.parameters(), lr=rate)
+    return torch.optim.SGD(parameter_groups(model, rate=rate, decay=solver.decay), lr=rate, momentum=solver.momentum)
+
+
+def schedule(optimizer: torch.optim.Optimizer, *, iteration: int, solver: Solver) -> None:
+    """Drop the rates where `iteration` (from 1) begins a new step."""
+    if not solver.step or iteration == 1 or (iteration - 1) % solver.step:
+        return
+    rates = [group["lr"] * solver.drop for group in optimizer.param_groups]
+    if isinstance(optimizer, torch.optim.SGD):
+        set_rates(optimizer, rates)
+    else:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def parameter_groups(
@@ -24,12 +41,6 @@ def parameter_groups(
         {"params": weights, "lr": rate, "weight_decay": decay},
         {"params": biases, "lr": rate * bias_rate, "weight_decay": decay * bias_decay},
     ]
-
-
-def check_finite(model: nn.Module, *, task: str) -> None:
-    """Raise Failed when a weight is NaN or infinite: what the last update spoiled shows in no loss."""
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise Failed(f"{task}: the weights are no longer finite, training diverged: {REMEDY}")
 
 
 def set_rates(optimizer: torch.optim.SGD, rates: Sequence[float]) -> None:

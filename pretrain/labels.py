@@ -1,0 +1,140 @@
+"""The ImageNet labels row of Table 2 (protocols 1.2, 7.6): CaffeNet, trained to name what an image shows."""
+
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain import Dataset, Defaults, Folders, Solver
+from pretrain.alexnet import AlexNet
+from pretrain.files import Missing, Usage
+from pretrain.fillers import filled
+from pretrain.images import Images, find_all, split, stills
+from pretrain.pretext import Loss, Pretext
+from pretrain.randomness import Draw
+from pretrain.rescale import calibrate
+from pretrain.store import Source, Store
+
+SUPERVISION = "1000 class labels"
+MASKS = ()
+TINY = Defaults(iterations=240, batch=32, rate=1e-4, calibrate=True)  # on the embedded data, without --images
+IMAGENET = 1000
+
+Batch = tuple[Tensor, Tensor]
+
+
+def defaults(mask: str | None) -> Defaults:
+    """The released solver of CaffeNet; its published weights are those of iteration 310k."""
+    del mask
+    solver = Solver("sgd", momentum=0.9, decay=5e-4, step=100_000, drop=0.1)
+    return Defaults(iterations=450_000, batch=256, rate=0.01, solver=solver)
+
+
+def source(folders: Folders) -> Source:
+    """Class folders: DIR/<class>/…, or DIR/train/<class>/… and DIR/val/<class>/…, images at any depth below them.
+
+    Raises Missing when there is no image, or no two classes.
+    """
+    files = find_all(folders.images)
+    found = [_place(folder, path) for folder, path in files]
+    names = sorted({name for name, _ in found})
+    if len(names) < 2:
+        raise Missing(f"{files[0][0]}: one class ({names[0]}) alone: give --images a folder with one folder a class")
+    data = partial(
+        LabelledImages,
+        labels=torch.tensor([names.index(name) for name, _ in found]),
+        validation=torch.tensor([aside for _, aside in found]),
+        classes=len(names),
+    )
+    kind = "" if len(names) == IMAGENET else f"{len(names)}-classes"
+    return stills(files, f"{len(names)} class labels", data, kind=kind)
+
+
+def _place(folder: Path, path: Path) -> tuple[str, bool]:
+    """The class of an image, and whether it lies under val."""
+    parts = path.relative_to(folder).parts[:-1]
+    if not _parted(folder):
+        parts = ("train", *parts)
+    if len(parts) < 2 or parts[0] not in ("train", "val"):
+        raise Missing(f"{path}: in no class folder: give --images a folder with one folder a class, and nothing else")
+    return parts[1], parts[0] == "val"
+
+
+@cache
+def _parted(folder: Path) -> bool:
+    """Whether the class folders lie under train and val."""
+    return (folder / "train").is_dir() and (folder / "val").is_dir()
+
+
+class LabelledImages(Images):
+    """Crops and labels: N×3×227×227 and N int64. Without a val folder one image in 20 of each class is held out."""
+
+    def __init__(self, store: Store, *, labels: Tensor, validation: Tensor, classes: int) -> None:
+        super().__init__(store)
+        owners = store.owners()
+        self.labels, self.classes = labels[owners], classes
+        self.record = self.record | {"classes": classes}
+        if validation.any():
+            items = torch.arange(store.images)
+            self.train, self.held_out = items[~validation[owners]], items[validation[owners]]
+        else:
+            by_class = torch.argsort(self.labels, stable=True)
+            self.train, self.held_out = (by_class[part].sort().values for part in split(store.images))
+
+    def read(self, items: Tensor) -> tuple[Tensor, ...]:
+        """N×256×256×3 uint8 and N int64."""
+        return self.pixels[items], self.labels[items]
+
+    def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Batch:
+        """Crops, and their labels."""
+        return super().batch(raw, draw, held_out=held_out), raw[1]
+
+
+def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor | None) -> "Classifier":
+    """A CaffeNet for the classes of `data`. Raises Usage for an L1 loss."""
+    del mask, shapes
+    if loss != "l2":
+        raise Usage(f"--loss {loss}: labels have a cross-entropy: leave --loss out")
+    assert isinstance(data, LabelledImages)
+    return Classifier(data.classes)
+
+
+class Classifier(Pretext[Batch]):
+    """Images and labels → the cross-entropy of CaffeNet (protocols 1.1)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.encoder = AlexNet()
+        self.fc6 = filled(nn.Linear(9216, 4096), std=0.005, bias=1.0)
+        self.fc7 = filled(nn.Linear(4096, 4096), std=0.005, bias=1.0)
+        self.fc8 = filled(nn.Linear(4096, classes), std=0.01, bias=0.0)
+
+    def calibrate(self, batch: Batch, draw: Draw, *, fresh: bool) -> None:
+        """See Pretext."""
+        if fresh:
+            layers = (self.fc6, self.fc7, self.fc8)
+            calibrate([*self.encoder.convs(), *layers], lambda: self.logits(batch[0], draw, training=False))
+
+    def logits(self, images: Tensor, draw: Draw, *, training: bool) -> Tensor:
+        """N×3×227×227 → N×classes."""
+        x = self.encoder(images).flatten(1)
+        for layer in (self.fc6, self.fc7):
+            x = draw.dropout(F.relu(layer(x)), 0.5, training=training)
+        return self.fc8(x)  # type: ignore[no-any-return]
+
+    def forward(self, batch: Batch, draw: Draw) -> Loss:
+        """The summed cross-entropy of N images, and N."""
+        images, labels = batch
+        logits = self.logits(images, draw, training=self.training)
+        return Loss(F.cross_entropy(logits, labels, reduction="sum"), torch.tensor(len(labels)))
+
+    def scores(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """The share of images whose label is the first guess, and among the first five."""
+        images, labels = batch
+        logits = self.logits(images, draw, training=False)
+        guesses = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        top1, top5 = guesses[:, 0].float().mean(), guesses.any(1).float().mean()
+        classes = torch.tensor(float(logits.shape[1]))
+        return {"top1": top1, "top5": top5, "chance_top1": 1 / classes, "chance_top5": (5 / classes).clamp(max=1)}

@@ -1,0 +1,165 @@
+"""The motion row of Table 2 (Wang and Gupta 2015; protocols 7.4): patches of one track look alike."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pretrain import Dataset, Defaults, Folders, Solver
+from pretrain.alexnet import AlexNet
+from pretrain.files import Usage
+from pretrain.fillers import filled
+from pretrain.images import SIDE, Images, centre_crop, crop_and_mirror, find_all, last_groups, split
+from pretrain.motion import moved_stills, reach, views
+from pretrain.parallel import gathered
+from pretrain.pretext import Loss, Pretext
+from pretrain.randomness import Draw
+from pretrain.rescale import calibrate
+from pretrain.store import Source, Store
+from pretrain.tracks import LENGTH, STRIDE, find_videos, tracks
+
+SUPERVISION = "motion"
+MASKS = ()
+TINY = Defaults(iterations=240, batch=16, rate=1e-4, calibrate=True)  # on the embedded data, without --images
+MARGIN = 0.5  # paper; released code: 1, its README: 0.5 or 0.1
+NEGATIVES, HARD, HARDEST = 4, 2, 4  # a pair; of these from the hardest; how many those are
+EASY = 0.25  # of the iterations, before hard negatives: about where the released code's rate first drops
+
+Batch = tuple[Tensor, Tensor]
+
+
+def defaults(mask: str | None) -> Defaults:
+    """Released solver. Its data layer's 100 we take as pairs."""
+    del mask
+    solver = Solver("sgd", momentum=0.9, decay=5e-4, step=100_000, drop=0.1)
+    return Defaults(iterations=400_000, batch=100, rate=1e-3, solver=solver)
+
+
+def source(folders: Folders) -> Source:
+    """Videos, or stills that are then moved. Raises Missing when there is neither."""
+    if not folders.videos:
+        return moved_stills(find_all(folders.images), SUPERVISION, MovedStills)
+    if folders.images:
+        raise Usage("tracking: give --videos or --images (motion made from stills), not both")
+    files = [(folder, path) for folder in folders.videos for path in find_videos(folder)]
+    return Source(files, SUPERVISION, Tracks, tracks, SIDE, f"tracks {LENGTH} {STRIDE}")
+
+
+class Tracks(Images):
+    """First and last patches: two N×3×227×227. The tracks of the last tenth of the videos are held out."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        videos = store.owners()[::2]
+        self.train, self.held_out = last_groups(videos)
+        self.record = self.record | {
+            "images": 2 * len(videos),
+            "tracks": len(videos),
+            "videos": len(set(videos.tolist())),
+        }
+
+    def read(self, items: Tensor) -> tuple[Tensor, ...]:
+        """Two N×256×256×3 uint8."""
+        return self.pixels[2 * items], self.pixels[2 * items + 1]
+
+    def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Batch:
+        """Random crops, mirrored with chance 1/2, of each patch by itself; of held-out ones the centres."""
+        first, last = (centre_crop(part) if held_out else crop_and_mirror(part, draw) for part in raw)
+        return first, last
+
+
+class MovedStills(Images):
+    """Two views of a still each, the second a little aside, turned, nearer or farther, lighter or darker."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.train, self.held_out = split(store.images)
+        self.record = self.record | {"motion": "synthetic from stills"}
+
+    def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Batch:
+        """A window of 40 to 60% of the side; then moved by up to 20% of it, turned by 15°, scaled by 0.8 to 1.25."""
+        del held_out
+        (pixels,) = raw
+        count = len(pixels)
+        first, moved = draw.rand(count, 4), draw.rand(count, 5) * 2 - 1
+        side = SIDE * (0.4 + 0.2 * first[:, 0])
+        angle = moved[:, 0] * 0.26
+        later = side * 1.25 ** moved[:, 1]
+        margin = reach(side, torch.zeros_like(side))[:, None]
+        start = margin + first[:, 1:3] * (SIDE - 2 * margin)
+        end = start + 0.2 * side[:, None] * moved[:, 2:4]
+        room = reach(later, angle)[:, None]
+        end = torch.minimum(torch.maximum(end, room), SIDE - room)
+        light = 1.2 ** moved[:, 4].view(-1, 1, 1, 1)
+        return views(pixels, start, side, torch.zeros_like(angle)), views(pixels, end, later, angle) * light
+
+
+def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor | None) -> "Tracking":
+    """The two towers. Raises Usage for an L1 loss."""
+    del data, mask, shapes
+    if loss != "l2":
+        raise Usage(f"--loss {loss}: tracking has a hinge loss: leave --loss out")
+    return Tracking()
+
+
+class Tracking(Pretext[Batch]):
+    """First and last patches of N tracks → the hinge ranking loss on the cosines of fc7 (1024)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = AlexNet()
+        self.fc6 = filled(nn.Linear(9216, 4096), std=0.005, bias=1.0)
+        self.fc7 = filled(nn.Linear(4096, 1024), std=0.005, bias=1.0)
+
+    def calibrate(self, batch: Batch, draw: Draw, *, fresh: bool) -> None:
+        """See Pretext."""
+        del draw
+        if fresh:
+            calibrate([*self.encoder.convs(), self.fc6, self.fc7], lambda: self.features(torch.cat(batch)))
+
+    def features(self, patches: Tensor) -> Tensor:
+        """N×3×227×227 → N×1024, of length 1."""
+        x = F.relu(self.fc7(F.relu(self.fc6(self.encoder(patches).flatten(1)))))
+        return F.normalize(x)
+
+    def forward(self, batch: Batch, draw: Draw) -> Loss:
+        """The summed hinges of N tracks with NEGATIVES others each, on both of a track's patches, and how many.
+
+        Others are the patches of all other tracks in the batch that violate the margin: at first random
+        ones, then HARD of the HARDEST ones and the rest random.
+        """
+        found = self.features(torch.cat(batch))
+        first, last = found.chunk(2)
+        hinges = self.hinges(first, last, draw)
+        violating = hinges.detach() > 0
+        drawn = draw.rand(*hinges.shape)
+        hard = HARD if draw.iteration > EASY * draw.iterations else 0
+        hardest = hinges.detach().topk(min(HARDEST, hinges.shape[1])).indices
+        order = draw.rand(len(hinges), HARDEST)[:, : hardest.shape[1]].argsort(1)[:, :hard]
+        chosen = [hardest.gather(1, order)]
+        others = torch.where(violating, drawn, drawn - 1).scatter(1, chosen[0], -2.0)
+        chosen.append(others.topk(min(NEGATIVES - hard, hinges.shape[1])).indices)
+        kept = hinges.gather(1, torch.cat(chosen, 1))
+        return Loss(kept.sum(), torch.tensor(kept.numel()))
+
+    def hinges(self, first: Tensor, last: Tensor, draw: Draw) -> Tensor:
+        """Two n×1024, n of the batch's N tracks → n×2N: both hinges of each other patch, 0 for a track's own."""
+        together = (first * last).sum(1, keepdim=True)
+        others = torch.cat([gathered(part, draw.shard) for part in (first, last)])
+        hinges = sum(F.relu(MARGIN + part @ others.T - together) for part in (first, last))
+        assert isinstance(hinges, Tensor)
+        number = torch.arange(len(others) // 2, device=first.device)
+        own = draw.shard.own(number)[:, None] == number.repeat(2)
+        return hinges.masked_fill(own, 0.0)
+
+    def scores(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """How often a patch is nearer to the other of its track than to a patch of another track of the batch."""
+        del draw
+        first, last = self.features(torch.cat(batch)).chunk(2)
+        together, apart = (first * last).sum(1, keepdim=True), first @ last.T
+        other = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
+        return {"accuracy": (together > apart)[other].float().mean(), "chance_accuracy": torch.tensor(0.5)}
+
+    def pictures(self, batch: Batch, draw: Draw) -> list[Tensor]:
+        """First patches over last ones."""
+        del draw
+        return list(batch)

@@ -1,0 +1,134 @@
+"""Videos → tracks: the first and the last patch of something that moves (Wang and Gupta 2015; protocols 7.4).
+
+Paper: SURF points of improved dense trajectories say where something moves, KCF follows it for 30
+frames. We: dense optical flow less the camera's says where, OpenCV's KCF follows.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pretrain.files import Missing
+from pretrain.images import SIDE
+
+SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+LENGTH = 30  # frames from the first patch to the last
+STRIDE = 6  # frames between the starts of tracks
+SHORTER = 448  # frames with a longer shorter side are reduced to it; paper: 448×600
+PATCH = 227 / 448  # of the shorter side
+AHEAD = 3  # frames over which the flow is measured
+MOVING = 1.0  # pixels of flow, over AHEAD frames, that the camera's does not explain
+LEAST, MOST = 0.1, 0.75  # of a patch that must move; of a frame that may (paper: 75% of the points)
+PER_START = 2  # tracks that start in one frame at most
+
+Frame = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # x, y, width, height
+
+
+def find_videos(folder: Path) -> list[Path]:
+    """The videos in `folder`, sorted. Raises Missing when there is none."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        known = ", ".join(sorted(SUFFIXES))
+        raise Missing(
+            f"{folder}: no videos here ({known}): give --videos a folder of videos, "
+            "or --images for motion made from stills"
+        )
+    return found
+
+
+def tracks(path: Path) -> list[bytes] | str:
+    """The first and last patch of every track of a video, SIDE×SIDE×3 RGB bytes each; or why there are none."""
+    cv2.setNumThreads(1)  # one process a core already, and sums in one order
+    found: list[bytes] = []
+    clip: deque[Frame] = deque(maxlen=LENGTH + 1)
+    count = 0
+    try:
+        for frame in frames(path):
+            clip.append(frame)
+            count += 1
+            if len(clip) == clip.maxlen and (count - len(clip)) % STRIDE == 0:
+                for first in moving(clip[0], clip[AHEAD]):
+                    if last := follow(list(clip), first):
+                        found += [patch(clip[0], first), patch(clip[-1], last)]
+    except cv2.error:
+        return "cannot be decoded"
+    if not count:
+        return "cannot be decoded"
+    if count <= LENGTH:
+        return f"shorter than the {LENGTH + 1} frames of a track ({count})"
+    return found or "nothing in it moves by itself"
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """H×W×3 uint8, BGR, reduced to a shorter side of SHORTER."""
+    video = cv2.VideoCapture(str(path))
+    try:
+        while True:
+            there, frame = video.read()
+            if not there:
+                return
+            scale = SHORTER / min(frame.shape[:2])
+            yield cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
+    finally:
+        video.release()
+
+
+def moving(first: Frame, later: Frame) -> list[Box]:
+    """The boxes of `first` that hold most of what moves otherwise than the camera until `later`."""
+    grey = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in (first, later)]
+    flow = np.zeros((*grey[0].shape, 2), np.float32)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(grey[0], grey[1], flow)
+    mask = np.linalg.norm(flow - camera_flow(flow), axis=2) > MOVING
+    if mask.mean() > MOST:
+        return []
+    side = round(PATCH * min(mask.shape))
+    found: list[Box] = []
+    for _ in range(PER_START):
+        share = cv2.boxFilter(mask.astype(np.float32), -1, (side, side), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+        inside = share[: mask.shape[0] - side + 1, : mask.shape[1] - side + 1]
+        y, x = (int(n) for n in np.unravel_index(inside.argmax(), inside.shape))
+        if inside[y, x] < LEAST:
+            break
+        found.append((x, y, side, side))
+        mask[y : y + side, x : x + side] = False
+    return found
+
+
+def camera_flow(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """H×W×2 → the same shape: the flow of the similarity that most places agree on."""
+    height, width = flow.shape[:2]
+    rows, columns = np.mgrid[4:height:8, 4:width:8].reshape(2, -1)
+    places = np.stack([columns, rows], 1).astype(np.float32)
+    cv2.setRNGSeed(0)
+    matrix, _ = cv2.estimateAffinePartial2D(places, places + flow[rows, columns], ransacReprojThreshold=1.0)
+    if matrix is None:
+        return np.zeros_like(flow)
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    moved = np.stack([x, y, np.ones_like(x)], 2) @ matrix.T.astype(np.float32)
+    return np.asarray(moved - np.stack([x, y], 2), np.float32)
+
+
+def follow(clip: list[Frame], first: Box) -> Box | None:
+    """Where KCF finds `first` in the last frame; None when it is lost on the way, or leaves the frame."""
+    tracker = cv2.TrackerKCF.create()
+    tracker.init(clip[0], first)
+    box: Box = first
+    for frame in clip[1:]:
+        there, box = tracker.update(frame)
+        if not there:
+            return None
+    x, y, width, height = (int(n) for n in box)
+    inside = 0 <= x <= clip[-1].shape[1] - width and 0 <= y <= clip[-1].shape[0] - height
+    return (x, y, width, height) if inside else None
+
+
+def patch(frame: Frame, box: Box) -> bytes:
+    """SIDE×SIDE×3 bytes, RGB."""
+    x, y, width, height = box
+    cut = cv2.resize(frame[y : y + height, x : x + width], (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return np.ascontiguousarray(cut[:, :, ::-1]).tobytes()
