@@ -8,7 +8,8 @@ import pandas as pd
 from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
 from benchmarks.published import NONE
 from benchmarks.results import Result, data_identity, read_results
-from benchmarks.table2 import budget, current
+from benchmarks.rows import budget
+from benchmarks.sections import current
 from pretrain import row_name
 from pretrain.files import Failed, Missing, Usage
 from transfer import TASKS

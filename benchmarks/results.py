@@ -75,12 +75,15 @@ def read_result(path: Path) -> Result:
 
 def _check_content(result: Result) -> None:
     """Raise ValueError, KeyError, TypeError or AttributeError unless all that a table reads is there."""
-    task = result["task"]
+    task, provenance = result["task"], result["encoder"]["provenance"]
     if task not in TASKS:
         raise ValueError(f"no task {task!r}")
     numbers = [result["metrics"][prefix + TASKS[task].metric] for prefix in ("", "chance_")]
     numbers += [result["data"]["images"][part] for part in ("train", "test")] + [result["seed"]]
-    texts = [result["per_image"], result["commit"], result["hardware"], result["data"]["name"]]
+    numbers += [value for value in result["per_class"].values() if value is not None]
+    numbers += [*(provenance.get("held_out") or {}).values(), provenance.get("processes") or 1]
+    texts = [provenance.get(key) or "" for key in ("supervision", "data", "hardware")]  # older encoders lack some
+    texts += [result["per_image"], result["commit"], result["hardware"], result["data"]["name"]]
     texts += [result["data"]["split"], result["data"]["sha256"], result["recipe"]["sha256"]]
     if not all(isinstance(n, int | float) for n in numbers) or not all(isinstance(t, str) for t in texts):
         raise ValueError("a number or a text is missing")

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import cli
 from benchmarks.bootstrap import RESAMPLES, interval, replicates
-from benchmarks.published import published
+from benchmarks.published import NONE, published
 from benchmarks.results import (
     SCHEMA,
     packed,
@@ -25,7 +25,9 @@ from benchmarks.results import (
     unpacked,
     write_result,
 )
-from benchmarks.table2 import FULL, frame, report, sections, spread
+from benchmarks.rows import FULL, comparable, known_rows, spread
+from benchmarks.sections import Section, sections
+from benchmarks.table2 import frame, report
 from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
 from transfer import TASKS, Data
@@ -66,7 +68,12 @@ def make_result(
     iterations=100,
     images=None,
     data_name="tiny",
+    per_class=None,
+    sha256="e",
+    kind=None,
+    **said,
 ):
+    """`said`: what else the encoder's provenance says; `kind`: the data it says it had."""
     metric = TASKS[task].metric
     return {
         "schema": SCHEMA,
@@ -82,7 +89,7 @@ def make_result(
             "sha256": data,
         },
         "encoder": {
-            "sha256": "e",
+            "sha256": sha256,
             "architecture": json.loads(json.dumps(asdict(CAFFENET))),
             "provenance": {
                 "method": method,
@@ -90,12 +97,14 @@ def make_result(
                 "supervision": "context",
                 "iterations": iterations,
                 "seconds": 90.0,
-            },
+            }
+            | said
+            | ({} if kind is None else {"data": kind}),
         },
         "receipt": {"loaded": 10, "expected": 10},
         "seed": seed,
         "metrics": {metric: score, f"chance_{metric}": 0.07},
-        "per_class": {"cat": score},
+        "per_class": per_class or {"cat": score},
         "per_image": packed(per_image(task, score, (images or {"test": 2})["test"])),
         "seconds": 1.0,
         "resumed": False,
@@ -145,8 +154,8 @@ def test_a_moved_result_is_mislabelled(tmp_path):
 
 
 def test_a_result_renamed_inside_is_mislabelled(tmp_path):
-    result = make_result() | {"method": "imagenet"}
-    path = tmp_path / "tiny" / "imagenet-random-region" / "classification-seed0.json"
+    result = make_result() | {"method": "labels"}
+    path = tmp_path / "tiny" / "labels-random-region" / "classification-seed0.json"
     write_result(path, result)
     with pytest.raises(Failed, match=r"classification-seed0\.json"):
         read_result(path)
@@ -297,11 +306,11 @@ def test_published_rows_are_those_of_the_paper():
         row["method"]: (row["classification"], row["detection"], row["segmentation"]) for row in published("table2")
     }
     assert rows == {
-        "imagenet": (78.2, 56.8, 48.0),
+        "labels": (78.2, 56.8, 48.0),
         "random": (53.3, 43.4, 19.8),
         "autoencoder": (53.8, 41.9, 25.2),
         "egomotion": (52.9, 41.8, None),
-        "motion": (58.7, 47.4, None),
+        "tracking": (58.7, 47.4, None),
         "relative": (55.3, 46.6, None),
         "context": (56.5, 44.5, 30.0),
     }
@@ -329,6 +338,185 @@ def test_the_committed_table_is_what_the_command_prints():
     assert (root / "results" / "table2.md").read_text() == printed
     rows = [line for line in printed.split("## Table 2 as published")[0].splitlines() if line.startswith("|")]
     assert "\n".join(rows) in (root / "README.md").read_text(), "README shows other numbers"
+
+
+# ---- what a row says of its encoder ----
+
+
+def cells(folder, **changes):
+    """The rows of the table of one result, by their names."""
+    put(folder, **changes)
+    (section,) = sections(read_results(folder))
+    return frame(section).set_index("Method")
+
+
+TEN = {"method": "labels", "variant": "10-classes", "kind": "10-classes", "supervision": "10 class labels"}
+STILLS = {"variant": "synthetic", "kind": "synthetic", "supervision": "motion, synthetic from stills"}
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (TEN, "Class labels (10-classes)"),
+        (TEN | {"variant": "10-classes-rescaled"}, "Class labels (10-classes-rescaled)"),
+        (TEN | {"variant": "10-classes-long"}, "Class labels (10-classes-long)"),
+        ({"method": "labels", "variant": "", "supervision": "1000 class labels"}, "ImageNet"),
+        ({"method": "labels", "variant": "rescaled", "supervision": "1000 class labels"}, "ImageNet (rescaled)"),
+        ({"method": "labels", "variant": "caffenet", "supervision": "1000 class labels"}, "ImageNet (caffenet)"),
+        ({"method": "labels", "variant": "alexnet", "supervision": "1000 class labels"}, "Class labels (alexnet)"),
+        (STILLS | {"method": "egomotion"}, "Agrawal et al. (synthetic)"),
+        (STILLS | {"method": "tracking"}, "Wang et al. (synthetic)"),
+        ({"method": "tracking", "variant": "", "supervision": "motion"}, "Wang et al."),
+    ],
+    ids=str,
+)
+def test_a_row_is_called_what_its_encoder_saw(said, name, tmp_path):
+    assert cells(tmp_path, **said).loc[name].Supervision == said["supervision"]
+
+
+def test_an_encoder_that_is_silent_borrows_only_its_own_row_s_word(tmp_path):
+    assert cells(tmp_path / "a", method="labels", variant="", supervision="").loc["ImageNet"].Supervision == (
+        "1000 class labels"
+    )
+    silent = cells(tmp_path / "b", **TEN | {"supervision": ""})
+    assert silent.loc["Class labels (10-classes)"].Supervision == NONE
+
+
+def test_labels_of_ten_classes_leave_imagenet_unmeasured(tmp_path):
+    table = cells(tmp_path, **TEN)
+    assert table.index[:2].tolist() == ["ImageNet", "Class labels (10-classes)"]
+    assert table.loc["ImageNet"].tolist() == ["1000 class labels", *[NONE] * 5]
+    stills = cells(tmp_path / "stills", method="egomotion", **STILLS)
+    assert [name for name in stills.index if "Agrawal" in name] == ["Agrawal et al. (synthetic)"]
+
+
+@pytest.mark.parametrize("method", ["labels", "egomotion", "tracking", "relative", "context"])
+def test_other_data_is_not_comparable(method):
+    """In full, so that the data alone decides."""
+    row = known_rows()[method]
+    stands = row["variants"][0]
+    full = WHOLE | {"method": method, "iterations": row["iterations"]}
+    assert comparable(make_result(variant=stands, **full), row)
+    for data in ("10-classes", "synthetic"):
+        variant = "-".join(filter(None, (stands, data)))
+        assert not comparable(make_result(variant=variant, **full), row)
+        assert not comparable(make_result(variant=variant, kind=data, **full | {"iterations": 10**9}), row)
+
+
+def test_no_published_number_beside_ten_classes(tmp_path):
+    put(tmp_path, **WHOLE | TEN | {"iterations": 450_000})
+    text = report(tmp_path, recipe=None, style="markdown")
+    assert "/ 78.2" not in text
+    assert "not comparable" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize("key", ["supervision", "kind", "calibrate"])
+def test_other_supervision_is_another_row(key, tmp_path, capsys):
+    said = {"supervision": "10 class labels", "kind": "synthetic", "calibrate": True}
+    put(tmp_path, seed=0)
+    put(tmp_path, seed=1, **{key: said[key]})
+    put(tmp_path, method="random", variant="")
+    (section,) = sections(read_results(tmp_path))
+    names = frame(section).Method.tolist()
+    assert names.count("Context encoder (random-region)") == 2
+    assert cli.main(["compare", "context-random-region", "random", "--results", str(tmp_path)]) == 1
+    assert "differ in their pre-training" in capsys.readouterr().err
+
+
+def test_seeds_of_older_and_newer_encoders_share_a_row(tmp_path):
+    put(tmp_path, seed=0)
+    put(tmp_path, seed=1, kind="", calibrate=False, solver={"name": "adam"}, processes=1, held_out={})
+    (section,) = sections(read_results(tmp_path))
+    assert frame(section).set_index("Method").loc["Context encoder (random-region)"].Classification[:3] == "50."
+    put(tmp_path, seed=2, solver={"name": "sgd"})
+    (section,) = sections(read_results(tmp_path))
+    assert sum(name.startswith("Context encoder") for name in frame(section).Method) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ({"hardware": "AMD EPYC, 1 threads of 2 cores"}, "AMD EPYC, 1 thread"),
+        ({"hardware": "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz, 16 threads of 32 cores"},
+         "Intel Xeon Platinum 8481C, 16 threads"),
+        ({"hardware": "AMD EPYC 7763 64-Core Processor, 11 threads of 64 cores"}, "AMD EPYC 7763, 11 threads"),
+        ({"hardware": "NVIDIA H100 80GB HBM3"}, "H100 80GB HBM3"),
+        ({"hardware": "NVIDIA H100 80GB HBM3", "processes": 4}, "4 × H100 80GB HBM3"),
+        ({"hardware": "NVIDIA H100 80GB HBM3", "processes": 1}, "H100 80GB HBM3"),
+        ({"hardware": "NVIDIA H100 80GB HBM3", "iterations": 0, "seconds": 0.0}, NONE),  # not trained
+        ({"hardware": "NVIDIA H100 80GB HBM3", "iterations": 0, "seconds": 9.0}, "H100 80GB HBM3"),  # k-means
+        ({"hardware": "NVIDIA H100 80GB HBM3", "source": {"file": "a.pth"}}, NONE),  # trained elsewhere
+        ({}, NONE),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_hardware_of_the_pre_training(said, shown, tmp_path):
+    put(tmp_path, **{key: value for key, value in said.items() if key != "seconds"})
+    if "seconds" in said:
+        put(tmp_path, **said)
+    (section,) = sections(read_results(tmp_path))
+    table = frame(section)
+    assert table.columns.tolist()[1:4] == ["Supervision", "Pre-training time", "Hardware"]
+    assert table.set_index("Method").loc["Context encoder (random-region)"].Hardware == shown
+
+
+def test_seeds_on_different_hardware_name_it_all(tmp_path):
+    for seed, name in enumerate(("NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA H200")):
+        put(tmp_path, seed=seed, hardware=name)
+    (section,) = sections(read_results(tmp_path))
+    row = frame(section).set_index("Method").loc["Context encoder (random-region)"]
+    assert row.Hardware == "H100 80GB HBM3; H200"
+    assert "(3)" in row.Classification
+
+
+HELD_OUT = {"top1": 0.31, "chance_top1": 0.1, "top5": 0.75, "chance_top5": 0.5, "sign_error": 0.125}
+
+
+def held_out_lines(folder):
+    printed = report(folder, recipe=None, style="markdown")
+    return [line for line in printed.splitlines() if "held-out" in line]
+
+
+def test_held_out_scores_are_conditions_one_a_row(tmp_path):
+    for task in ("classification", "detection"):
+        put(tmp_path, task=task, held_out=HELD_OUT, **TEN)
+    put(tmp_path, held_out={})
+    rescaled = TEN | {"variant": "10-classes-rescaled", "rescaled": {"dataset": {"name": "photos"}}, "sha256": "r"}
+    put(tmp_path, held_out=HELD_OUT, **rescaled)  # the head belonged to the encoder before
+    assert held_out_lines(tmp_path) == [
+        "- labels-10-classes: held-out sign error 12.5, top-1 31.0 (chance 10.0), top-5 75.0 (chance 50.0)."
+    ]
+
+
+def test_held_out_scores_of_several_encoders_are_averaged(tmp_path):
+    for seed, (sha256, top1) in enumerate((("a", 0.30), ("b", 0.32), ("b", 0.32))):
+        put(tmp_path, seed=seed, sha256=sha256, held_out={"top1": top1, "chance_top1": 0.1}, **TEN)
+    assert held_out_lines(tmp_path) == ["- labels-10-classes: held-out top-1 31.0 ± 1.4 (2) (chance 10.0)."]
+
+
+def test_the_paper_s_order_then_the_extras_then_new_ones_raw_before_rescaled(tmp_path):
+    """Result paths sort otherwise: autoencoder, context, egomotion, kmeans, labels, random, relative, tracking."""
+    variants = dict.fromkeys(("random", "autoencoder", "kmeans", "relative", "aaa", "zzz"), ("rescaled", ""))
+    variants |= {"labels": ("10-classes-rescaled", "rescaled", "10-classes", ""), "tracking": ("", "synthetic")}
+    variants |= {"context": ("random-region-rescaled", "central-rescaled", "random-region", "central")}
+    for method, names in variants.items():
+        for name in names:
+            put(tmp_path, method=method, variant=name)
+    (section,) = sections(read_results(tmp_path))
+    assert frame(section).Method.tolist() == [
+        "ImageNet", "ImageNet (rescaled)", "Class labels (10-classes)", "Class labels (10-classes-rescaled)",
+        "Random Gaussian", "Random Gaussian (rescaled)",
+        "Autoencoder", "Autoencoder (rescaled)",
+        "Agrawal et al.",
+        "Wang et al.", "Wang et al. (synthetic)",
+        "Doersch et al.", "Doersch et al. (rescaled)",
+        "Context encoder (central)", "Context encoder (central-rescaled)",
+        "Context encoder (random-region)", "Context encoder (random-region-rescaled)",
+        "k-means initialization", "k-means initialization (rescaled)",
+        "aaa", "aaa (rescaled)", "zzz", "zzz (rescaled)",
+        "(chance)",
+    ]  # fmt: skip
+    assert frame(Section(section.recipe, section.results[::-1])).Method.tolist() == frame(section).Method.tolist()
 
 
 # ---- how sure a score is ----
@@ -429,6 +617,12 @@ SPOILED = {
     "no sources": lambda r: r["data"].pop("sources"),
     "no commit": lambda r: r.update(commit=None),
     "a seed of text": lambda r: r.update(seed="0"),
+    "a class's score of text": lambda r: r.update(per_class={"cat": "0.5"}),
+    "a held-out score of text": lambda r: r["encoder"]["provenance"].update(held_out={"top1": "0.5"}),
+    "no dictionary of held-out scores": lambda r: r["encoder"]["provenance"].update(held_out=[0.5]),
+    "a supervision that is no text": lambda r: r["encoder"]["provenance"].update(supervision=["labels"]),
+    "a hardware that is no text": lambda r: r["encoder"]["provenance"].update(hardware=1),
+    "processes of text": lambda r: r["encoder"]["provenance"].update(processes="2"),
 }
 
 

@@ -1,0 +1,157 @@
+"""The rows of a table: which results make one, what it is called, and what stands in its cells."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.bootstrap import interval, replicates
+from benchmarks.published import NONE, Row, published
+from benchmarks.results import Result
+from benchmarks.sections import Section
+from pretrain import row_name
+from pretrain.alexnet import CAFFENET, described
+from transfer import TASKS
+
+FULL = {  # the official splits, without which nothing is set beside a published number
+    "classification": {"train": 5011, "test": 4952},
+    "detection": {"train": 5011, "test": 4952},
+    "segmentation": {"train": 8498, "test": 736},
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: its name, the published row of its method, if any, and its results: seeds and tasks of one budget."""
+
+    name: str
+    published: Row | None
+    results: list[Result]
+
+    def provenances(self) -> list[dict[str, Any]]:
+        """What its encoders say of themselves, result by result."""
+        return [result["encoder"]["provenance"] for result in self.results]
+
+
+def rows(section: Section) -> list[Measured]:
+    """The paper's seven rows in their order, measured or not, then the extras, then new methods by name.
+
+    Of one method, variants stand by name, each raw before rescaled.
+    """
+    known = known_rows()
+    groups: dict[tuple[int, str, str, bool, str], list[Result]] = {}
+    for result in section.results:
+        method, raw = result["method"], _raw(result["variant"])
+        place = list(known).index(method) if method in known else len(known)
+        groups.setdefault((place, method, raw, raw != result["variant"], budget(result)), []).append(result)
+    found = {key: Measured(_name(group[0], known), known.get(key[1]), group) for key, group in groups.items()}
+    for place, row in enumerate(published("table2")):
+        if not any(key[0] == place and one.name.startswith(row["name"]) for key, one in found.items()):
+            found[place, row["method"], "", False, ""] = Measured(row["name"], row, [])
+    return [found[key] for key in sorted(found)]
+
+
+def known_rows() -> dict[str, Row]:
+    """Method → its published row."""
+    return {row["method"]: row for row in (*published("table2"), *published("extra"))}
+
+
+def _raw(variant: str) -> str:
+    """A variant without the rescaling."""
+    return re.sub(r"(^|-)rescaled$", "", variant)
+
+
+def _name(result: Result, known: dict[str, Row]) -> str:
+    method, variant = result["method"], result["variant"]
+    row = known.get(method, {"name": row_name(method, "")})
+    other = "otherwise" in row and _raw(variant) not in row["variants"]
+    name = row["otherwise" if other else "name"]
+    return f"{name} ({variant})" if variant else str(name)
+
+
+def budget(result: Result) -> str:
+    """What must agree for two results to be seeds of one row: all of the pre-training but its seed."""
+    provenance = result["encoder"]["provenance"]
+    keys = ["dataset", "shapes", "mask", "label", "source", "iterations"]
+    keys += ["batch", "rate", "loss"] if provenance.get("iterations") else []
+    rescaled = (provenance.get("rescaled") or {}).get("dataset")
+    told = [provenance.get(key) for key in (*keys, "supervision")]
+    # Older encoders lack these: they were trained by Adam, uncalibrated, on the data that the row stands for.
+    solver = (provenance.get("solver") or {}).get("name", "adam")
+    told += [solver, provenance.get("calibrate") or False, provenance.get("data") or ""]
+    return json.dumps([rescaled, *told], sort_keys=True)
+
+
+def comparable(result: Result, row: Row | None) -> bool:
+    """Whether a result may be set beside the number that `row` publishes for its task.
+
+    That takes the whole protocol on the whole official splits, the encoder that the row stands for, on
+    the trunk it stands for, and its pre-training in full, unless the weights are its authors' own.
+    """
+    if row is None or row.get(result["task"]) is None or result["variant"] not in row["variants"]:
+        return False
+    provenance, data = result["encoder"]["provenance"], result["data"]
+    trunk = described(result["encoder"]["architecture"]) == CAFFENET or row.get("trunk") == "any"
+    trained = "source" in provenance or (provenance.get("iterations") or 0) >= row["iterations"]
+    whole = data["name"] == "VOC" and data["images"] == FULL.get(result["task"])
+    return result["recipe"]["name"] == "paper" and whole and trunk and trained
+
+
+def cell(row: Measured, task: str) -> str:
+    """ "50.0 ± 0.5 (2) [48.2, 51.9]", and behind a stroke the published number where it may stand there."""
+    own = [result for result in row.results if result["task"] == task]
+    text = spread([100 * result["metrics"][TASKS[task].metric] for result in own])
+    if own:
+        text += " [{:.1f}, {:.1f}]".format(*interval(replicates(own)))
+    if row.published and own and all(comparable(result, row.published) for result in own):
+        text += f" / {row.published[task]:.1f}"
+    return text
+
+
+def spread(values: Sequence[float]) -> str:
+    """Percentages as "mean ± standard deviation (n)"; the deviation is the sample's, so n = 1 has none."""
+    if not values:
+        return NONE
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.1f} (1)"
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return f"{mean:.1f} ± {deviation:.1f} ({len(values)})"
+
+
+def supervision(row: Measured) -> str:
+    """The encoder's own word; the paper's only under the paper's name, and where the encoder says nothing."""
+    said = next((p["supervision"] for p in row.provenances() if p.get("supervision")), None)
+    named = row.published and row.name.startswith(row.published["name"])
+    return str(said or (row.published["supervision"] if row.published and named else NONE))
+
+
+def time(row: Measured) -> str:
+    """ "39 min (500 it.)": the longest of its seeds."""
+    provenances = row.provenances()
+    if not provenances:
+        return NONE
+    iterations, seconds = provenances[0].get("iterations"), max(p.get("seconds") or 0.0 for p in provenances)
+    if "source" in provenances[0]:
+        return "imported"
+    if not iterations and not seconds:
+        return "none"
+    text = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min" if seconds >= 60 else "< 1 min"
+    return f"{text} ({iterations:,} it.)" if iterations else text
+
+
+def hardware(row: Measured) -> str:
+    """What the time was measured on, in short; several joined."""
+    timed = [p for p in row.provenances() if "source" not in p and (p.get("iterations") or p.get("seconds"))]
+    return "; ".join(sorted({_short(p) for p in timed if p.get("hardware")})) or NONE
+
+
+def _short(provenance: dict[str, Any]) -> str:
+    """ "NVIDIA H100 80GB HBM3" → "H100 80GB HBM3", "AMD EPYC, 1 threads of 2 cores" → "AMD EPYC, 1 thread"."""
+    text = re.sub(r"^NVIDIA |\((R|TM)\)| CPU @ [\d.]+GHz| \d+-Core Processor", "", provenance["hardware"])
+    text = re.sub(r"(\d+) threads of \d+ cores$", r"\1 threads", text)
+    text = re.sub(r"\b1 threads$", "1 thread", text)
+    processes = provenance.get("processes") or 1
+    return f"{processes} × {text}" if processes > 1 else text

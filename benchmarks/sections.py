@@ -1,0 +1,59 @@
+"""Which results may share a table: those of one recipe and, column by column, of one set of data."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.results import Result, data_identity
+from pretrain.progress import log
+from transfer import TASKS
+
+ORDER = ("paper", "quick", "tiny")  # of the sections; variants ("paper-40k") follow their recipe
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: results of one recipe and, column by column, of one set of data."""
+
+    recipe: str
+    results: list[Result]
+
+    def data(self) -> dict[str, str]:
+        """Task → "VOC trainval → test, 5011 + 4952 images", in the order of TASKS."""
+        told = {}
+        for result in self.results:
+            data, images = result["data"], result["data"]["images"]
+            told[result["task"]] = f"{data['name']} {data['split']}, {images['train']} + {images['test']} images"
+        return {task: told[task] for task in TASKS if task in told}
+
+
+def sections(results: Iterable[Result]) -> list[Section]:
+    """Split results so that a column of a section holds one recipe and one set of data."""
+    found, fresh = [], current(results)
+    recipes = {result["recipe"]["name"] for result in fresh}
+    for recipe in sorted(recipes, key=lambda name: ([name.split("-")[0] != first for first in ORDER], name)):
+        own = [result for result in fresh if result["recipe"]["name"] == recipe]
+        ranks = {task: _ranks(r for r in own if r["task"] == task) for task in TASKS}
+        for rank in range(max(map(len, ranks.values()))):
+            chosen = [r for r in own if ranks[r["task"]].get(data_identity(r)) == rank]
+            found += [Section(recipe, chosen)] if chosen else []
+    return found
+
+
+def current(results: Iterable[Result]) -> list[Result]:
+    """Those of a recipe that has not changed since; the others are stale: left out, and said so on stderr."""
+    fresh, stale = [], 0
+    for result in results:
+        recipe = TASKS[result["task"]].load().RECIPES.get(result["recipe"]["name"])
+        known = recipe is not None and recipe.sha256 == result["recipe"]["sha256"]
+        fresh += [result] if known else []
+        stale += not known
+    if stale:
+        log(f"{stale} results left out: their recipe has changed since; `bench transfer` computes them again")
+    return fresh
+
+
+def _ranks(results: Iterable[Result]) -> dict[str, int]:
+    """Data identity → 0 for the one with the most results, 1 for the next, …"""
+    counts = Counter(map(data_identity, results))
+    return {data: rank for rank, (data, _) in enumerate(sorted(counts.items(), key=lambda kv: (-kv[1], kv[0])))}
