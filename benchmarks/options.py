@@ -186,6 +186,9 @@ def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
     parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
     parser.add_argument("--with", choices=("successors",), dest="also", help="later papers' published rows too")
+    parser.add_argument(
+        "--long", action="store_true", help="the classes' scores too; in csv and json these alone, a record each"
+    )
     _add_results(parser)
     parser.set_defaults(command=commands.table2)
 

@@ -519,6 +519,93 @@ def test_the_paper_s_order_then_the_extras_then_new_ones_raw_before_rescaled(tmp
     assert frame(Section(section.recipe, section.results[::-1])).Method.tolist() == frame(section).Method.tolist()
 
 
+# ---- class by class ----
+
+
+def long(folder, style, capsys):
+    """What the command prints, twice the same."""
+    printed = []
+    for _ in range(2):
+        assert cli.main(["table2", "--results", str(folder), "--long", "--format", style]) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        printed.append(out)
+    assert printed[0] == printed[1]
+    return printed[0]
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Two seeds of one row, a row of the same name, a task with one row."""
+    put(tmp_path, seed=0, per_class={"cat": 0.5, "dog": None, "cow": 0.2})
+    put(tmp_path, seed=1, per_class={"cat": 0.25, "dog": None, "cow": None})
+    put(tmp_path, seed=2, per_class={"cat": 1.0, "dog": 0.125, "cow": 0.0}, iterations=999)
+    put(tmp_path, method="random", variant="", per_class={"cat": 0.125, "dog": 0.0, "cow": 0.0})
+    put(tmp_path, task="segmentation", per_class={"background": 0.7})
+    return tmp_path
+
+
+def test_long_adds_one_table_a_task(classes, capsys):
+    short, text = report(classes, recipe=None, style="markdown"), long(classes, "markdown", capsys)
+    own, published_tables = short.split("## Table 2 as published")
+    assert text.startswith(own)
+    assert text.endswith(published_tables)
+    between = text.removeprefix(own).split("## Table 2 as published")[0]
+    tables = {
+        block.split(" by class")[0]: [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line[:1] == "|"
+        ]
+        for block in between.split("### ")[1:]
+    }
+    assert list(tables) == ["Classification", "Segmentation"]
+    head, _, *rows = tables["Classification"]
+    assert head == ["Method", "cat", "cow", "dog"]
+    assert rows == [
+        ["Random Gaussian", "12.5", "0.0", "0.0"],
+        ["Context encoder (random-region)", "37.5", "20.0", "–"],
+        ["Context encoder (random-region) #2", "100.0", "0.0", "12.5"],
+    ]
+    assert tables["Segmentation"][2:] == [["Context encoder (random-region)", "70.0"]]
+
+
+def test_long_records_are_tidy(classes, capsys):
+    records = json.loads(long(classes, "json", capsys))
+    assert len(records) == 3 * 3 + 1
+    assert len({(r["Task"], r["Row"], r["Class"]) for r in records}) == len(records)
+    context = "Context encoder (random-region)"
+    found = {(r["Task"], r["Row"], r["Class"]): (r["Mean"], r["Seeds"]) for r in records}
+    assert found["classification", context, "cat"] == (37.5, 2)
+    assert found["classification", context, "cow"] == (20.0, 1)
+    assert found["classification", context, "dog"] == (None, 0)
+    assert found["segmentation", context, "background"] == (70.0, 1)
+    told = {"Recipe": "tiny", "Data": "tiny trainval → test, 4 + 2 images", "Task": "classification"}
+    assert records[0] == told | {"Row": "Random Gaussian", "Class": "cat", "Mean": 12.5, "Seeds": 1}
+    table = pd.read_csv(io.StringIO(long(classes, "csv", capsys)))
+    assert table.columns.tolist() == ["Recipe", "Data", "Task", "Row", "Class", "Mean", "Seeds"]
+    assert table.astype(object).where(table.notna(), None).to_dict(orient="records") == records
+
+
+def test_long_has_no_place_in_latex(classes, capsys):
+    assert cli.main(["table2", "--results", str(classes), "--long", "--format", "latex"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "not in latex" in err
+
+
+def test_the_classes_of_the_committed_results_give_their_cells():
+    """Where every class has a score, the mean over classes of the means over seeds is the cell's."""
+    results = Path(__file__).resolve().parent.parent / "results"
+    table = pd.DataFrame(json.loads(report(results, recipe="quick", style="json"))).set_index("Method")
+    classes = pd.DataFrame(json.loads(report(results, recipe="quick", style="json", long=True)))
+    compared = 0
+    for (task, row), own in classes.groupby(["Task", "Row"]):
+        assert len(own) == {"classification": 20, "detection": 20, "segmentation": 21}[task]
+        shown = float(table.loc[row, task.capitalize()].split()[0])
+        assert own.Mean.mean() == pytest.approx(shown, abs=0.0501)
+        compared += 1
+    assert compared >= 21
+
+
 # ---- how sure a score is ----
 
 
