@@ -1,6 +1,6 @@
 """The embedded `tiny` data: a synthetic VOC, made on the spot, the same bytes for the same seed.
 
-Made by make_tiny(ROOT), in about 10 s on two free CPU cores (31 MB):
+Made by make_tiny(ROOT), in about 10 s on two free CPU cores (45 MB):
 
     ROOT/VOCdevkit/VOC2007   classification and detection: train, val, test
     ROOT/VOCdevkit/VOC2012   segmentation: train, val

@@ -163,7 +163,7 @@ def _figures(rng: Generator, setting: str, view: View, floor: float) -> list[Bil
     made: list[Billboard] = []
     for k, (name, depth) in enumerate(zip(cast, depths.tolist(), strict=True)):
         z = view.near + LANE + rng.uniform(-2, 2) * (name != "train") if name in ON_ROADS else depth
-        moves = (0, 1, -1)[int(rng.integers(1, 3))] if k < len(movers) else 0
+        moves = int(rng.choice((-1, 1))) if k < len(movers) else 0
         tries = rng.uniform(-0.28, 0.28, 4) if moves else rng.uniform(-0.6, 0.6, 8)
         angle = max(tries.tolist(), key=lambda t: min((abs(t - other) for other in taken), default=0.0))
         taken.append(angle)
