@@ -17,7 +17,7 @@ from pretrain import provenance
 from pretrain.alexnet import Encoder
 from pretrain.files import Failed, Usage
 from pretrain.progress import log
-from transfer import TASKS, Data, Outcome
+from transfer import TASKS, Data, Outcome, Recipe
 from transfer.voc import find_devkit
 
 
@@ -45,13 +45,18 @@ def check_recipe(recipe: str, tasks: Sequence[str]) -> None:
             raise Usage(f"--recipe {recipe}: {task} has {', '.join(known)}")
 
 
+def read_data(task: str, *, recipe: str, data: Path) -> tuple[Recipe, Path, Data]:
+    """The task's recipe of that name, the VOCdevkit in `data`, and what the recipe reads there, digested."""
+    module, devkit = TASKS[task].load(), find_devkit(data)
+    chosen: Recipe = module.RECIPES[recipe]
+    return chosen, devkit, module.data(chosen, devkit)
+
+
 def _run(
     encoder: Encoder, task: str, *, recipe: str, data: Path, seed: int, results: Path, runs: Path,
     device: torch.device, again: bool,
 ) -> Path:  # fmt: skip
-    module, devkit = TASKS[task].load(), find_devkit(data)
-    chosen = module.RECIPES[recipe]
-    read = module.data(chosen, devkit)
+    chosen, devkit, read = read_data(task, recipe=recipe, data=data)
     method, variant = encoder.provenance["method"], encoder.provenance["variant"]
     path = result_path(results, recipe=recipe, method=method, variant=variant, task=task, seed=seed)
     if path.is_file() and not again:
@@ -64,7 +69,7 @@ def _run(
     work = runs / "transfer" / recipe / path.parent.name / f"{path.stem}-{_short(identity)}"
     work.mkdir(parents=True, exist_ok=True)
     resumed, began = any(work.iterdir()), time.monotonic()
-    outcome = module.evaluate(encoder, chosen, devkit, seed=seed, work=work, device=device)
+    outcome = TASKS[task].load().evaluate(encoder, chosen, devkit, seed=seed, work=work, device=device)
     if outcome.receipt.loaded != outcome.receipt.expected:
         raise Failed(f"{encoder.path}: only {asdict(outcome.receipt)} tensors reached {task}: nothing was recorded")
     identity_keys = {"method": method, "variant": variant, "task": task, "seed": seed}

@@ -1,0 +1,136 @@
+"""The methods of a plan, one by one: what is written, and what it comes to once the data is known."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import commands
+from benchmarks.lines import Value
+from pretrain import METHODS, Folders, method_module, row_name
+from pretrain.alexnet import read_encoder
+from pretrain.files import Failed, Missing
+from pretrain.train import Config, configure
+from transfer.voc import find_devkit
+
+VARIANTS = ("raw", "rescaled")
+KINDS = ("images", "videos", "shapes")
+BUDGET = ("mask", "loss", "iterations", "batch", "rate", "calibrate", "seed", "label")
+KEYS = ("method", *BUDGET, *KINDS, "encoder", "variants")
+LABEL = r"[A-Za-z0-9_.+-]*"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What to train, on what; or an encoder's file. Which variants of it are rows, and their names."""
+
+    source: Config | Path
+    folders: Folders
+    stills: tuple[Path, ...]  # the images that the rescaled variant is balanced on
+    variants: tuple[str, ...]
+    row: str
+
+    def rows(self) -> list[str]:
+        """The names of its rows."""
+        return [self.row if variant == "raw" else f"{self.row}-rescaled" for variant in self.variants]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A method as it is written, keys and types checked, nothing looked for yet."""
+
+    value: Value
+    method: str
+    options: dict[str, Any]
+    folders: dict[str, list[Value]]
+    encoder: Value | None
+    variants: tuple[str, ...]
+
+
+def read_method(value: Value, above: dict[str, Value]) -> Written:
+    """One of the plan's methods; folders and variants that it does not name are those `above` it."""
+    said = value.fields(KEYS)
+    folders = {kind: (said.get(kind) or above[kind]).entries() for kind in KINDS if kind in {*said, *above}}
+    variants = said.get("variants") or above.get("variants")
+    chosen = tuple(v.choice(VARIANTS) for v in once(variants)) if variants else ("raw",)
+    encoder = said.get("encoder")
+    if encoder and (other := [key for key in said if key not in ("encoder", "variants", "images")]):
+        raise said[other[0]].wrong("an encoder file is not trained: leave this out")
+    method = "" if encoder else said["method"].choice(METHODS) if "method" in said else value.key
+    if not encoder and method not in METHODS:
+        raise value.wrong(f"no method of this name: give it a `method`, one of {', '.join(METHODS)}, or an `encoder`")
+    return Written(value, method, _options(method, said), folders, encoder, chosen)
+
+
+def once(value: Value) -> list[Value]:
+    """The entries of a list that names nothing twice."""
+    seen = set()
+    for entry in value.entries():
+        if entry.text() in seen:
+            raise entry.wrong(f"{entry.text()} is given twice")
+        seen.add(entry.text())
+    return value.entries()
+
+
+def _options(method: str, said: dict[str, Value]) -> dict[str, Any]:
+    """What `configure` is given of it."""
+    found: dict[str, Any] = {}
+    for key, value in said.items():
+        if key == "mask":
+            masks = method_module(method).MASKS
+            if not masks:
+                raise value.wrong(f"method {method} takes no mask")
+            found[key] = value.choice(masks)
+        elif key == "loss":
+            found[key] = value.choice(("l2", "l1"))
+        elif key in ("iterations", "seed"):
+            found[key] = value.whole()
+        elif key == "batch":
+            found[key] = value.whole(least=1)
+        elif key == "rate":
+            found[key] = value.rate()
+        elif key == "calibrate":
+            found[key] = value.choice(("true", "false")) == "true"
+        elif key == "label":
+            found[key] = value.matching(LABEL, "a label (letters, digits, '_', '.', '+', '-')")
+    return found
+
+
+def resolve(written: Written, data: Path, *, embedded: bool) -> Entry:
+    """Look for what a method needs; `embedded`: what it does not name is taken from the embedded data.
+
+    Raises Missing or Usage, naming the line, when it is not there or does not fit.
+    """
+    folders = {kind: tuple(_folder(value, data) for value in values) for kind, values in written.folders.items()}
+    tiny = embedded and not (folders.get("images") or folders.get("videos"))
+    given = commands.embedded(written.method) if tiny else Folders(**folders)
+    if not given.shapes and (voc := find_devkit(data) / "VOC2012").is_dir():
+        given = replace(given, shapes=(voc,))
+    stills = (commands.TINY / "images",) if tiny else given.images
+    if "rescaled" in written.variants and not stills:
+        raise written.value.wrong("the rescaled variant is balanced on images: name a folder of images")
+    with at(written.value):
+        if written.encoder:
+            file = Path(written.encoder.text())
+            provenance = read_encoder(file).provenance
+            row = row_name(provenance["method"], provenance["variant"])
+            return Entry(file, given, stills, written.variants, row)
+        config = configure(written.method, folders=given, tiny=tiny, **written.options)
+        return Entry(config, given, stills, written.variants, config.name)
+
+
+def _folder(value: Value, data: Path) -> Path:
+    folder = data / value.text()  # an absolute one stays as it is
+    if not folder.is_dir():
+        raise value.wrong(f"{folder}: no such folder", kind=Missing)
+    return folder
+
+
+@contextmanager
+def at(value: Value) -> Iterator[None]:
+    """Put a line before the message of what fails."""
+    try:
+        yield
+    except Failed as error:
+        raise value.wrong(str(error), kind=type(error)) from error

@@ -1,0 +1,135 @@
+"""A grid's plan: methods, variants, tasks, seeds, recipe, data, and how to launch it, from a YAML file.
+
+Everything is checked before anything starts; an error names the file and the line.
+
+    recipe: quick                    # of every task
+    data: /data/voc                  # holds VOCdevkit; --data and $BENCH_DATA go before it
+    images: [images/imagenette]      # for every method that names none itself; so are videos and shapes
+    methods:                         # relative folders are looked for under data
+      context: {mask: random-region, iterations: 500, batch: 32, rate: 5e-4}
+      long: {method: context, label: long, iterations: 5000}
+      mine: {encoder: mine.safetensors, variants: [raw]}
+    variants: [raw, rescaled]        # of every method that names none itself (default: raw)
+    tasks: [classification]          # (default: all)
+    seeds: [0, 1]                    # of the transfer (default: 0)
+    launch: {workers: 2, threads: 1}
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from benchmarks import commands
+from benchmarks.entries import KINDS, Entry, Written, at, once, read_method, resolve
+from benchmarks.lines import Value, read_lines
+from benchmarks.run import read_data
+from transfer import TASKS, Data
+
+PLANS = Path(__file__).parent / "plans"  # those that ship with the package
+KEYS = ("recipe", "data", *KINDS, "methods", "variants", "tasks", "seeds", "launch")
+NUMBERS = ("workers", "threads", "attempts", "gpus", "cpus", "memory", "minutes")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How jobs are started. Local: so many workers at once; Slurm: what each job asks for.
+
+    A job that dies without a word (killed, out of time, its node gone) is started `attempts` times in
+    all. `slurm` holds any other option of sbatch, by its long name.
+    """
+
+    workers: int | None = None  # (default: one a GPU, or else one)
+    threads: int | None = None  # of each job (default: the cores shared out among the workers)
+    attempts: int = 3
+    partition: str | None = None
+    gpus: int = 0
+    cpus: int | None = None  # (default: as many as threads)
+    memory: int | None = None  # GB
+    minutes: int = 1440
+    slurm: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that can be carried out: all it names is there."""
+
+    file: Path
+    recipe: str
+    data: Path
+    read: dict[str, tuple[str, Data]]  # task → digest of its recipe, and of what that reads
+    entries: tuple[Entry, ...]
+    seeds: tuple[int, ...]
+    launch: Launch
+
+
+def find_plan(name: str) -> Path:
+    """A plan's file: `name` itself, or the shipped plan of that name."""
+    shipped = {path.stem: path for path in sorted(PLANS.glob("*.yaml"))}
+    if Path(name).is_file() or name not in shipped:
+        return Path(name)
+    return shipped[name]
+
+
+def read_plan(file: Path, *, data: Path | None = None) -> Plan:
+    """Read a plan and check all of it; `data` goes before the plan's own.
+
+    Raises Usage for what is written wrong and Missing for data that is not there, naming file and line.
+    """
+    top = read_lines(file)
+    said = top.fields(KEYS)
+    for key in ("recipe", "methods"):
+        if key not in said:
+            raise top.wrong(f"no {key}: add it")
+    tasks = tuple(v.choice(TASKS) for v in once(said["tasks"])) if "tasks" in said else tuple(TASKS)
+    seeds = tuple(v.whole() for v in once(said["seeds"])) if "seeds" in said else (0,)
+    launch = read_launch(said["launch"]) if "launch" in said else Launch()
+    written = [read_method(value, said) for value in said["methods"].fields().values()]
+    if not written:
+        raise said["methods"].wrong("no method: add one")
+    recipe = _recipe(said["recipe"], tasks)
+    folder, embedded = _data(said.get("data"), recipe, data)
+    with at(said.get("data") or said["recipe"]):
+        read = {task: read_data(task, recipe=recipe, data=folder) for task in tasks}
+    entries = tuple(resolve(method, folder, embedded=embedded) for method in written)
+    _check_rows(written, entries)
+    digests = {task: (chosen.sha256, digested) for task, (chosen, _, digested) in read.items()}
+    return Plan(file, recipe, folder, digests, entries, seeds, launch)
+
+
+def read_launch(value: Value) -> Launch:
+    """The plan's `launch`."""
+    said = value.fields(field.name for field in fields(Launch))
+    numbers = {key: v.whole(least=0 if key == "gpus" else 1) for key, v in said.items() if key in NUMBERS}
+    partition = said["partition"].text() if "partition" in said else None
+    slurm = said["slurm"].fields() if "slurm" in said else {}
+    return Launch(partition=partition, slurm=tuple((key, v.text()) for key, v in slurm.items()), **numbers)
+
+
+def _recipe(value: Value, tasks: Sequence[str]) -> str:
+    """The recipe's name. All of `tasks` have it."""
+    for task in tasks:
+        if (name := value.text()) not in (known := TASKS[task].load().RECIPES):
+            raise value.wrong(f"no recipe {name!r} of {task}, which has {', '.join(known)}")
+    return value.text()
+
+
+def _data(value: Value | None, recipe: str, given: Path | None) -> tuple[Path, bool]:
+    """The folder that holds VOCdevkit, and whether it is the embedded data, which is made if it is not there."""
+    if given:
+        return given, False
+    if recipe.split("-")[0] == "tiny":
+        return (Path(value.text()).expanduser(), False) if value else (commands.default_data(recipe), True)
+    if value and "BENCH_DATA" not in os.environ:
+        return Path(value.text()).expanduser(), False
+    return commands.default_data(recipe), False
+
+
+def _check_rows(written: Sequence[Written], entries: Sequence[Entry]) -> None:
+    """Raise Usage when two methods make the same row."""
+    rows: dict[str, Written] = {}
+    for method, entry in zip(written, entries, strict=True):
+        for row in entry.rows():
+            if row in rows:
+                raise method.value.wrong(f"makes the row {row}, as {rows[row].value.name} does: give it a label")
+            rows[row] = method
