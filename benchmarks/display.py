@@ -1,0 +1,96 @@
+"""What a grid shows of itself on stderr: one bar on a terminal, plain lines elsewhere, and the time left."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, median
+
+from benchmarks.results import Result
+from pretrain.progress import Progress, log
+
+LINE_SECONDS = 60.0
+TAIL = 4096  # bytes of a log in which its last line is looked for
+
+
+@dataclass
+class Durations:
+    """Seconds that jobs took, by kind: those of this grid count, else those that earlier results state."""
+
+    stated: Mapping[str, float]
+    measured: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, kind: str, seconds: float) -> None:
+        """One job more."""
+        self.measured.setdefault(kind, []).append(seconds)
+
+    def expected(self, kind: str) -> float | None:
+        """For a job of this kind; None when none is known."""
+        return mean(self.measured[kind]) if kind in self.measured else self.stated.get(kind)
+
+
+def stated(results: Iterable[Result], recipe: str) -> dict[str, float]:
+    """Kind of job → the seconds that results state: a task's under this recipe, a row's for pre-training."""
+    found: dict[str, list[float]] = {}
+    for result in results:
+        provenance = result["encoder"]["provenance"]
+        row = "-".join(filter(None, (result["method"], result["variant"])))
+        if result["recipe"]["name"] == recipe and not result["resumed"]:
+            found.setdefault(result["task"], []).append(result["seconds"])
+        if provenance.get("seconds") and "rescaled" not in provenance:
+            found.setdefault(row, []).append(provenance["seconds"])
+    return {kind: median(seconds) for kind, seconds in found.items()}
+
+
+def spoken(seconds: float | None) -> str:
+    """A time left, in words."""
+    if seconds is None:
+        return "time left not known yet"
+    if seconds < 90:
+        return "about a minute left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
+
+
+def last_line(path: Path) -> str:
+    """The last whole line of a log, or ""."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Display:
+    """The grid's one progress display. Use as a context manager."""
+
+    def __init__(self, *, total: int, done: int) -> None:
+        self.shown = Progress("grid", total=total, start=done)
+        self.shown.bar.bar_format = "{desc}: {n_fmt}/{total_fmt} |{bar:20}| {elapsed}{postfix}"
+        self.lined = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """One line, now."""
+        log(message)
+
+    def count(self, done: int) -> None:
+        """So many jobs are done by now."""
+        self.shown.done = self.shown.bar.n = done
+
+    def look(self, running: Mapping[str, Path], left: float | None) -> None:
+        """What is running, with the last line of its log; called often, shown in measure."""
+        shown, told = self.shown, [f"{name}: {last_line(log)}" for name, log in running.items()]
+        if not shown.bar.disable:
+            shown.bar.set_postfix_str("; ".join([spoken(left), *told])[: (shown.bar.ncols or 160)])
+        elif time.monotonic() - self.lined >= LINE_SECONDS:
+            self.lined = time.monotonic()
+            log(f"grid: {shown.done}/{shown.total} jobs, {spoken(left)}")
+            for line in told:
+                log(f"  {line}")
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.bar.close()

@@ -1,0 +1,213 @@
+"""How jobs get their own processes: on this machine or through Slurm, both by submitit."""
+
+import getpass
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import submitit
+
+from benchmarks.attempt import Job, Outcome, attempt
+from benchmarks.plan import Launch
+from pretrain.files import Failed, Missing, Usage, write_error
+
+Handle = submitit.Job[Outcome]
+FOREVER = 60 * 24 * 365  # minutes: a local job has no time limit
+GRACE = 30.0  # seconds that a cancelled job is given
+
+
+class Launcher(Protocol):
+    """A way to start jobs."""
+
+    workers: int | None  # at once; None: as many as there are
+    poll: float  # seconds between two looks
+    began: float  # by the clock of the file system
+
+    def submit(self, job: Job, *, number: int, slot: int) -> Handle:
+        """Start attempt `number` of a job in place `slot` of the workers."""
+
+    def over(self, handles: Mapping[str, Handle]) -> set[str]:
+        """Which of the jobs no longer run, nor will."""
+
+    def cancel(self, handles: Mapping[str, Handle]) -> None:
+        """End the jobs, and wait until they have ended."""
+
+
+def outcome(handle: Handle) -> Outcome | None:
+    """What an attempt that is over came to; None when it died without a word."""
+    if not handle.paths.result_pickle.exists():
+        return None
+    try:
+        return handle.result()
+    except Exception:  # submitit's own, when the job never came to our code: its log says why
+        return None
+
+
+def last_words(handle: Handle) -> str:
+    """The last line that the scheduler, or a process that could not start, left behind."""
+    for path in (handle.paths.stderr, handle.paths.stdout):
+        with suppress(OSError):
+            if lines := path.read_text(errors="replace").split("\n")[:-1]:
+                return lines[-1].strip()
+    return ""
+
+
+@dataclass
+class Local:
+    """Processes of this machine, at most `workers` at once, each with a GPU of its own if there are enough."""
+
+    folder: Path
+    began: float
+    threads: int
+    workers: int | None
+    gpus: tuple[int, ...]
+    poll: float = 0.25
+
+    def submit(self, job: Job, *, number: int, slot: int) -> Handle:
+        """See Launcher."""
+        executor = submitit.LocalExecutor(self.folder)
+        gpus = [self.gpus[slot % len(self.gpus)]] if self.gpus else []
+        executor.update_parameters(timeout_min=FOREVER, gpus_per_node=len(gpus), visible_gpus=gpus)
+        folder = _grid(self.folder)
+        with _environment(self.threads), _deaf_to_control_c():
+            return executor.submit(attempt, job, folder=folder, number=number, threads=self.threads)
+
+    def over(self, handles: Mapping[str, Handle]) -> set[str]:
+        """See Launcher."""
+        return {name for name, handle in handles.items() if handle.done()}
+
+    def cancel(self, handles: Mapping[str, Handle]) -> None:
+        """See Launcher. SIGTERM, as the jobs are deaf to Ctrl-C."""
+        end = time.monotonic() + GRACE
+        left = set(handles)
+        while left := left - self.over({name: handles[name] for name in left}):
+            with suppress(ProcessLookupError):
+                for name in left:
+                    os.kill(int(handles[name].job_id), signal.SIGTERM if time.monotonic() < end else signal.SIGKILL)
+            time.sleep(0.3)
+
+
+@dataclass
+class Slurm:
+    """Slurm's queue. What is left of a job is asked of squeue, as not every Slurm keeps accounts (sacct)."""
+
+    folder: Path
+    began: float
+    threads: int
+    launch: Launch
+    workers: int | None = None
+    poll: float = 3.0
+    gone: set[str] = field(default_factory=set)  # not in the queue when it was last asked
+
+    def submit(self, job: Job, *, number: int, slot: int) -> Handle:
+        """See Launcher. Raises Failed with sbatch's own words when it refuses."""
+        del slot
+        executor = submitit.SlurmExecutor(self.folder)
+        asked = {
+            "partition": self.launch.partition,
+            "gpus_per_node": self.launch.gpus or None,
+            "cpus_per_task": self.launch.cpus or self.threads,
+            "mem": self.launch.memory and f"{self.launch.memory}GB",
+            "additional_parameters": dict(self.launch.slurm),
+        }
+        asked = {key: value for key, value in asked.items() if value is not None}
+        executor.update_parameters(job_name=f"bench {job.name}", time=self.launch.minutes, **asked)
+        folder = _grid(self.folder)
+        try:
+            with _environment(self.threads):
+                return executor.submit(attempt, job, folder=folder, number=number, threads=self.threads)
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            raise Failed(f"sbatch refuses: {' '.join(str(error).split())}: correct the plan's `launch`") from error
+
+    def over(self, handles: Mapping[str, Handle]) -> set[str]:
+        """See Launcher. A job that left the queue is over at the second look: its last file may come late."""
+        told = {name for name, handle in handles.items() if handle.paths.result_pickle.exists()}
+        queue = self._queue() if told != set(handles) else set()
+        if queue is None:  # the controller does not answer: nothing is known
+            return told
+        gone = {name for name, handle in handles.items() if handle.job_id not in queue} - told
+        twice, self.gone = gone & self.gone, gone
+        return told | twice
+
+    def _queue(self) -> set[str] | None:
+        command = ["squeue", "--noheader", "--format=%i", f"--user={getpass.getuser()}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return set(done.stdout.split())
+
+    def cancel(self, handles: Mapping[str, Handle]) -> None:
+        """See Launcher."""
+        for handle in handles.values():
+            handle.cancel(check=False)
+
+
+def launcher(kind: str, launch: Launch, *, runs: Path, workers: int | None) -> Launcher:
+    """The launcher of that name, with a folder of its own for what submitit keeps. Raises Missing without a Slurm."""
+    workers = workers or launch.workers
+    if kind == "slurm":
+        if submitit.SlurmExecutor.affinity() < 0:
+            raise Missing("--launcher slurm: no srun here: run it on a machine of the cluster, or leave it out")
+        return Slurm(*_begin(runs), launch.threads or launch.cpus or 1, launch, workers)
+    gpus = _gpus()
+    workers = workers or max(1, len(gpus))
+    return Local(*_begin(runs), launch.threads or max(1, (os.cpu_count() or 1) // workers), workers, gpus)
+
+
+def _grid(submitted: Path) -> Path:
+    """Where locks, logs and failures lie: beside what submitit keeps."""
+    return submitted.parents[1]
+
+
+def _begin(runs: Path) -> tuple[Path, float]:
+    """A new folder for what submitit keeps, and the time at which it was made."""
+    folder = runs / "grid" / "submitted" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    return folder, folder.stat().st_mtime
+
+
+def _gpus() -> tuple[int, ...]:
+    """The numbers of the GPUs that this process may use."""
+    import torch
+
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if said is None or not torch.cuda.is_available():
+        return tuple(range(torch.cuda.device_count()))
+    try:
+        return tuple(int(number) for number in said.split(","))
+    except ValueError:
+        raise Usage(f"CUDA_VISIBLE_DEVICES={said}: give GPUs by number, as 0,1") from None
+
+
+@contextmanager
+def _environment(threads: int) -> Iterator[None]:
+    """What a job's process inherits: the number of threads, before any library is loaded."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextmanager
+def _deaf_to_control_c() -> Iterator[None]:
+    """What starts here ignores a terminal's Ctrl-C: it is for the grid, which then ends its jobs itself."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
