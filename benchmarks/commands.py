@@ -172,13 +172,14 @@ def torch_device(name: str | None) -> "torch.device":
 
 
 def run(options: argparse.Namespace) -> Answer:
+    from benchmarks.encoders import Places
     from benchmarks.grid import fill
-    from benchmarks.jobs import Places
     from benchmarks.plan import find_plan, read_plan
     from benchmarks.survey import survey, table
     from benchmarks.table2 import report
 
-    plan, places = read_plan(find_plan(options.plan), data=options.data), Places(options.results, options.runs, options.device)
+    plan = read_plan(find_plan(options.plan), data=options.data)
+    places = Places(options.results, options.runs, options.device)
     rows = survey(plan, places)
     if options.dry_run:
         return 0, table(plan, rows)

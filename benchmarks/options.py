@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _add_import(subparsers)
     _add_fetch(subparsers)
     _add_transfer(subparsers)
+    _add_run(subparsers)
     _add_table2(subparsers)
     _add_compare(subparsers)
     _add_data(subparsers)
@@ -39,6 +40,7 @@ How good are the features that a pre-training learned? Table 2 of Context Encode
   bench pretrain                      learn an encoder (default: context encoder, embedded data)
   bench import FILE --method NAME     or make one of published weights (bench import --list, bench fetch)
   bench transfer --task all           score it: classification, detection, segmentation
+  bench run PLAN                      all of that for a grid of methods, tasks and seeds, on one machine or Slurm
   bench table2 > results/table2.md    print the table of all results
 
 Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted."""
@@ -66,7 +68,16 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         type=Path,
         action="append",
         metavar="DIR",
-        help="a folder of images, or a VOC year's folder (then its trainval); may be repeated",
+        help="a folder of images, or a VOC year's folder (then its trainval); may be repeated; for labels, "
+        "class folders (perhaps under train and val); egomotion and tracking make motion from stills",
+    )
+    add(
+        "--videos",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="for tracking, a folder of videos; for egomotion, frames and poses laid out as KITTI odometry's "
+        "(sequences/NN/image_2/*.png, poses/NN.txt); may be repeated",
     )
     add(
         "--shapes",
@@ -77,9 +88,15 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "(default: VOC2012 in $BENCH_DATA, else the embedded data)",
     )
     add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
-    add("--iterations", type=count, help="(default with --images: the paper's, 100000)")
-    add("--batch", type=positive, help="images per iteration (default with --images: 64)")
-    add("--lr", type=rate, help="Adam's learning rate (default with --images: the paper's)")
+    add("--iterations", type=count, help="(default with --images: the paper's)")
+    add("--batch", type=positive, help="items per iteration (default with --images: the paper's)")
+    add("--lr", type=rate, help="learning rate (default with --images: the paper's)")
+    add(
+        "--calibrate",
+        action="store_true",
+        help="start fresh layers from data-dependent scales, without which a short run stays on the plateau that "
+        "the published fillers start on (default for the embedded data)",
+    )
     add("--seed", type=count, default=0)
     add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")
     _add_places(parser)
@@ -177,6 +194,25 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     _add_results(parser)
     _add_places(parser)
     parser.set_defaults(command=commands.transfer)
+
+
+def _add_run(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "run",
+        help="fill a grid of methods, variants, tasks and seeds",
+        description="Train each encoder of a plan once, score it on each task with each seed, every job in a process "
+        "of its own, and print the table. What is done is reused; what failed is recorded with its log under "
+        "runs/grid/, and tried again next time; after any kind of end the same command goes on.",
+    )
+    add = parser.add_argument
+    add("plan", metavar="PLAN", help="a YAML file, or a plan that ships with the package: tiny, quick, paper")
+    add("--dry-run", action="store_true", help="check the plan, say what is done, stale and missing, and stop")
+    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA, or the plan's)")
+    add("--launcher", choices=("local", "slurm"), default="local", help="(default: local)")
+    add("--workers", type=positive, metavar="N", help="jobs at once (default: the plan's, or one a GPU, or one)")
+    _add_results(parser)
+    _add_places(parser)
+    parser.set_defaults(command=commands.run)
 
 
 def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
