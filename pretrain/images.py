@@ -109,12 +109,16 @@ def batches(
             yield data.batch(tuple(part.to(device, non_blocking=True) for part in raw), Draw(random, shard))
 
 
-def held_out_batches(data: Dataset, *, batch: int, device: torch.device) -> Iterator[Any]:
-    """Yield the held-out items as batches, the same ones each time; the last may be smaller."""
-    for first in range(0, len(data.held_out), batch):
-        raw = data.read(data.held_out[first : first + batch])
-        draw = Draw(generator(0, "held out", first, device=device))
-        yield data.batch(tuple(part.to(device) for part in raw), draw, held_out=True)
+def held_out_batches(data: Dataset, *, batch: int, device: torch.device) -> Iterator[tuple[float, Any]]:
+    """Yield the held-out items as batches of about the same size and at most `batch`, the same ones each time.
+
+    With each the share that it has of them all.
+    """
+    parts = data.held_out.tensor_split(math.ceil(len(data.held_out) / batch)) if len(data.held_out) else ()
+    for number, items in enumerate(parts):
+        draw = Draw(generator(0, "held out", number, device=device))
+        found = data.batch(tuple(part.to(device) for part in data.read(items)), draw, held_out=True)
+        yield len(items) / len(data.held_out), found
 
 
 def split(items: int, *, every: int = HELD_OUT) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather, all_reduce
 
 from pretrain.randomness import ALONE, Shard
 
@@ -38,11 +38,44 @@ def wait(shard: Shard) -> None:
         dist.barrier()
 
 
+class _Total(torch.autograd.Function):
+    """The sum over processes. Each process's loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all processes, in their order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shard: Shard) -> Tensor:
+        ctx.shard = shard
+        parts = [torch.empty_like(x) for _ in range(shard.world)]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return ctx.shard.own(grad), None
+
+
 def total(x: Tensor, shard: Shard) -> Tensor:
     """The sum of `x` over the processes; gradients flow."""
-    return all_reduce(x) if shard.world > 1 else x  # type: ignore[no-untyped-call]
+    return _Total.apply(x) if shard.world > 1 else x
 
 
 def gathered(x: Tensor, shard: Shard) -> Tensor:
     """N×… of each process → (N·world)×…, in the order of the batch; gradients flow."""
-    return torch.cat(all_gather(x.contiguous())) if shard.world > 1 else x  # type: ignore[no-untyped-call]
+    return _Gathered.apply(x.contiguous(), shard) if shard.world > 1 else x

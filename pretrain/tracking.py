@@ -154,6 +154,8 @@ class Tracking(Pretext[Batch]):
     def scores(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """How often a patch is nearer to the other of its track than to a patch of another track of the batch."""
         del draw
+        if len(batch[0]) < 2:  # there is no other track
+            return {}
         first, last = self.features(torch.cat(batch)).chunk(2)
         together, apart = (first * last).sum(1, keepdim=True), first @ last.T
         other = ~torch.eye(len(first), dtype=torch.bool, device=first.device)

@@ -136,7 +136,7 @@ def pretrain(config: Config, *, folders: Folders, runs: Path, device: torch.devi
         built = method_module(config.method).build(data, mask=config.mask, loss=config.loss, shapes=cut)
         pretext: Any = built.to(device)
         solver = optimizer(pretext, rate=config.rate, solver=config.solver)
-        network = DistributedDataParallel(pretext, broadcast_buffers=False) if shard.world > 1 else pretext
+        network = DistributedDataParallel(pretext, forward_sync_buffers=False) if shard.world > 1 else pretext
         run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver)
         seconds = _train(run)
         if not shard.rank:
@@ -159,7 +159,10 @@ def finished(config: Config, *, folders: Folders, runs: Path) -> Path | None:
 def same_training(provenance: dict[str, Any], config: Config) -> bool:
     """Whether an encoder that says this of itself was trained by `config`. Older ones lack the newer keys."""
     unsaid = {"label": "", "solver": asdict(ADAM), "calibrate": False, "data": ""}
-    return all((unsaid | provenance).get(key) == value for key, value in asdict(config).items())
+    matters = asdict(config)
+    if not config.batch:  # no data, so what was said of batches decides nothing
+        del matters["batch"]
+    return all((unsaid | provenance).get(key) == value for key, value in matters.items())
 
 
 def _shapes(config: Config, folders: Folders) -> tuple[Tensor | None, dict[str, Any] | None]:
@@ -250,13 +253,11 @@ def _finish(run: Run, encoder: Path, seconds: float) -> None:
 @torch.no_grad()
 def _held_out(run: Run) -> dict[str, float]:
     """The head's scores on the items that were held out: means over these."""
-    if run.data is None or not len(run.data.held_out):
+    if run.data is None:
         return {}
     run.pretext.eval()
     totals: dict[str, float] = {}
-    stream = held_out_batches(run.data, batch=run.config.batch, device=run.device)
-    for number, batch in enumerate(stream):
-        share = min(run.config.batch, len(run.data.held_out) - number * run.config.batch) / len(run.data.held_out)
+    for number, (share, batch) in enumerate(held_out_batches(run.data, batch=run.config.batch, device=run.device)):
         draw = Draw(generator(run.config.seed, "scores", number, device=run.device))
         for name, value in run.pretext.scores(batch, draw).items():
             totals[name] = totals.get(name, 0.0) + share * float(value)
