@@ -30,13 +30,12 @@ def pretrain(options: argparse.Namespace) -> Answer:
         config = configure(
             options.method,
             folders=folders,
-            tiny=tiny,
+            budget=options.budget or ("tiny" if tiny else "paper"),
             mask=options.mask,
             loss=options.loss,
             iterations=options.iterations,
             batch=options.batch,
             rate=options.lr,
-            calibrate=options.calibrate or None,
             seed=options.seed,
             label=options.label,
         )

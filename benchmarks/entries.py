@@ -16,7 +16,7 @@ from transfer.voc import find_devkit
 
 VARIANTS = ("raw", "rescaled")
 KINDS = ("images", "videos", "shapes")
-BUDGET = ("mask", "loss", "iterations", "batch", "rate", "calibrate", "seed", "label")
+BUDGET = ("mask", "loss", "iterations", "batch", "rate", "budget", "seed", "label")
 KEYS = ("method", *BUDGET, *KINDS, "encoder", "variants")
 LABEL = r"[A-Za-z0-9_.+-]*"
 
@@ -90,8 +90,8 @@ def _options(method: str, said: dict[str, Value]) -> dict[str, Any]:
             found[key] = value.whole(least=1)
         elif key == "rate":
             found[key] = value.rate()
-        elif key == "calibrate":
-            found[key] = value.choice(("true", "false")) == "true"
+        elif key == "budget":
+            found[key] = value.choice(("tiny", "paper"))
         elif key == "label":
             found[key] = value.matching(LABEL, "a label (letters, digits, '_', '.', '+', '-')")
     return found
@@ -116,7 +116,8 @@ def resolve(written: Written, data: Path, *, embedded: bool) -> Entry:
             provenance = read_encoder(file).provenance
             row = row_name(provenance["method"], provenance["variant"])
             return Entry(file, given, stills, written.variants, row)
-        config = configure(written.method, folders=given, tiny=tiny, **written.options)
+        options = {"budget": "tiny" if tiny else "paper"} | written.options
+        config = configure(written.method, folders=given, **options)
         return Entry(config, given, stills, written.variants, config.name)
 
 

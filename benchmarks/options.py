@@ -88,14 +88,15 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "(default: VOC2012 in $BENCH_DATA, else the embedded data)",
     )
     add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
-    add("--iterations", type=count, help="(default with --images: the paper's)")
-    add("--batch", type=positive, help="items per iteration (default with --images: the paper's)")
-    add("--lr", type=rate, help="learning rate (default with --images: the paper's)")
+    add("--iterations", type=count, help="(default: the budget's)")
+    add("--batch", type=positive, help="items per iteration (default: the budget's)")
+    add("--lr", type=rate, help="learning rate (default: the budget's)")
     add(
-        "--calibrate",
-        action="store_true",
-        help="start fresh layers from data-dependent scales, without which a short run stays on the plateau that "
-        "the published fillers start on (default for the embedded data)",
+        "--budget",
+        choices=("tiny", "paper"),
+        help="iterations, batch, rate, solver and fillers, where not given: paper: the published ones (default with "
+        "--images or --videos); tiny: shrunken, with Adam and fresh layers at data-dependent scales, as the published "
+        "fillers start on a plateau that a short run does not leave (default for the embedded data)",
     )
     add("--seed", type=count, default=0)
     add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")

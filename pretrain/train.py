@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from pretrain.randomness import ALONE, Draw, Shard, generator, reseed
 from pretrain.solver import optimizer, schedule
 from pretrain.store import Source
 
+Budget = Literal["tiny", "paper"]
 LOG_EVERY = 10  # iterations
 PICTURES = 8  # grids per run
 
@@ -61,11 +62,11 @@ class Config:
 
 
 def configure(
-    method: str, *, folders: Folders, tiny: bool, mask: str | None = None, loss: str = "l2",
-    iterations: int | None = None, batch: int | None = None, rate: float | None = None, calibrate: bool | None = None,
+    method: str, *, folders: Folders, budget: Budget, mask: str | None = None, loss: str = "l2",
+    iterations: int | None = None, batch: int | None = None, rate: float | None = None,
     seed: int = 0, label: str = "",
 ) -> Config:  # fmt: skip
-    """What to train: the paper's budget (or, `tiny`, that for the embedded data), but for what is given.
+    """What to train: the published budget and solver, or the shrunken ones, but for what is given.
 
     Raises Usage when the method takes no such mask or is not trained, and what its source raises.
     """
@@ -73,21 +74,21 @@ def configure(
     if mask and mask not in module.MASKS:
         raise Usage(f"--mask {mask}: method {method} takes {', '.join(module.MASKS) or 'no mask'}")
     mask = mask or (module.MASKS[0] if module.MASKS else None)
-    budget = module.TINY if tiny else module.defaults(mask)
-    if iterations and not budget.iterations:
+    chosen = module.TINY if budget == "tiny" else module.defaults(mask)
+    if iterations and not chosen.iterations:
         raise Usage(f"method {method} is not trained: leave --iterations out, or give 0")
     return Config(
         method=method,
         mask=mask,
         loss=loss,
-        iterations=budget.iterations if iterations is None else iterations,
-        batch=batch or budget.batch,
-        rate=rate or budget.rate,
+        iterations=chosen.iterations if iterations is None else iterations,
+        batch=batch or chosen.batch,
+        rate=rate or chosen.rate,
         seed=seed,
         label=label,
-        solver=budget.solver,
-        calibrate=budget.calibrate if calibrate is None else calibrate,
-        data=module.source(folders).kind if budget.batch else "",
+        solver=chosen.solver,
+        calibrate=chosen.calibrate,
+        data=module.source(folders).kind if chosen.batch else "",
     )
 
 

@@ -12,9 +12,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from pretrain.alexnet import MEAN_RGB
+from pretrain.solver import parameter_groups
 from transfer.detection import PAPER
 from transfer.fast_rcnn import build
-from pretrain.solver import parameter_groups
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pretrain", "transfer", "benchmarks")
 # What of pretrain the tasks may use: the encoder, and what every file, bar and seed goes through.
-SHARED = {f"pretrain.{name}" for name in ("alexnet", "fillers", "rescale", "solver", "files", "pickles", "progress", "randomness")}
+PARTS = ("alexnet", "fillers", "rescale", "solver", "files", "pickles", "progress", "randomness")
+SHARED = {f"pretrain.{name}" for name in PARTS}
 
 
 def imports(path: Path) -> set[str]:
