@@ -147,7 +147,7 @@ class Egomotion(Pretext[Batch]):
         if fresh:
             towers = torch.cat(batch[:2])
             calibrate(self.encoder.convs(), lambda: self.encoder(towers))
-            calibrate((self.join1, self.join2, self.fc, self.motion), partial(self.logits, *batch[:2], draw))
+            calibrate((self.join1, self.join2, self.fc), partial(self.logits, *batch[:2], draw))
 
     def logits(self, first: Tensor, second: Tensor, draw: Draw, *, training: bool = False) -> Tensor:
         """Two N×3×227×227 → N×classes×axes."""

@@ -114,8 +114,7 @@ class Classifier(Pretext[Batch]):
     def calibrate(self, batch: Batch, draw: Draw, *, fresh: bool) -> None:
         """See Pretext."""
         if fresh:
-            layers = (self.fc6, self.fc7, self.fc8)
-            calibrate([*self.encoder.convs(), *layers], lambda: self.logits(batch[0], draw, training=False))
+            calibrate([*self.encoder.convs(), self.fc6, self.fc7], lambda: self.logits(batch[0], draw, training=False))
 
     def logits(self, images: Tensor, draw: Draw, *, training: bool) -> Tensor:
         """N×3×227×227 → N×classes."""

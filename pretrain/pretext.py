@@ -36,7 +36,7 @@ class Pretext(nn.Module, Generic[Batch]):
     def calibrate(self, batch: Batch, draw: Draw, *, fresh: bool) -> None:
         """Called once, with the whole first batch, before training (torch's generator is seeded for it).
 
-        `fresh`: bring every fresh layer to data-dependent scales (see Defaults.calibrate).
+        `fresh`: bring every fresh layer but the last to data-dependent scales (see Defaults.calibrate).
         """
 
     def scores(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
