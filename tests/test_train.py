@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,30 +23,36 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pretrain import METHODS, Defaults, context, method_module
-from pretrain.alexnet import AlexNet, read_encoder
+from pretrain import ADAM, METHODS, Defaults, Folders, Solver, context, method_module
+from pretrain.alexnet import AlexNet, Architecture, read_encoder
 from pretrain.autoencoder import Autoencoder
 from pretrain.context import ChannelwiseLinear, ContextEncoder, Decoder
 from pretrain.files import Failed, Missing, Usage
+from pretrain.journal import Journal
 from pretrain.masks import MASKS
-from pretrain.randomness import generator, reseed
-from pretrain.train import Config, pretrain
+from pretrain.pretext import Loss, Pretext
+from pretrain.randomness import Draw, Shard, generator, reseed, shuffled
+from pretrain.train import Config, configure, finished, pretrain, same_training
 
 CPU = torch.device("cpu")
+QUICK = Path(__file__).resolve().parent.parent / "results" / "quick"
 SHORT = Config(method="context", mask="central", loss="l2", iterations=4, batch=2, rate=1e-4, seed=0)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images of stripes, each of its own colour, width and direction."""
+    """Twelve images of stripes, each of its own colour, width and direction, which is their class."""
     folder = tmp_path_factory.mktemp("data") / "stripes"
-    folder.mkdir()
+    for name in ("across", "down"):
+        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
     for k in range(12):
-        wave = np.sin(np.arange(80) / (2 + k % 4)) * 60
-        stripes = np.broadcast_to(wave[:, None] if k % 2 else wave, (80, 80))
+        wave = np.sin(np.arange(140) / (2 + k % 4)) * 60
+        stripes = np.broadcast_to(wave[:, None] if k % 2 else wave, (140, 140))
         pixels = rng.integers(70, 180, 3) + stripes[:, :, None]
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{k}.png")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
+            folder / ("across" if k % 2 else "down") / f"{k}.png"
+        )
     return folder
 
 
@@ -60,7 +67,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(config: Config, images: Path, runs: Path, *, shapes: Path | None = None) -> Path:
-    return pretrain(config, images=[images], shapes=[shapes or images], runs=runs, device=CPU)
+    return pretrain(config, folders=Folders(images=(images,), shapes=(shapes or images,)), runs=runs, device=CPU)
 
 
 def journal(encoder: Path) -> list[dict[str, Any]]:
@@ -69,6 +76,14 @@ def journal(encoder: Path) -> list[dict[str, Any]]:
 
 def losses(encoder: Path) -> dict[int, float]:
     return {record["iteration"]: record["loss"] for record in journal(encoder)}
+
+
+def draw(*key: str | int) -> Draw:
+    return Draw(generator(0, *key))
+
+
+def mean(loss: Loss) -> Tensor:
+    return loss.total / loss.count
 
 
 def same_tensors(a: Path, b: Path) -> bool:
@@ -86,6 +101,11 @@ def undisturbed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def every_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", "0")
+
+
+@pytest.fixture
 def photographs() -> Tensor:
     """2×3×227×227, mean-subtracted."""
     return torch.randn(2, 3, 227, 227, generator=torch.Generator().manual_seed(0)) * 50
@@ -100,15 +120,21 @@ def model() -> ContextEncoder:
 # ---- the networks ----
 
 
-def test_every_method_has_the_shape_of_a_method() -> None:
+def test_every_method_has_the_shape_of_a_method(images: Path, tmp_path: Path) -> None:
     for name in METHODS:
         module = method_module(name)
         assert isinstance(module.SUPERVISION, str)
         assert set(module.MASKS) <= set(MASKS)
         for mask in module.MASKS or (None,):
             assert isinstance(module.defaults(mask), Defaults)
-            pretext = module.build(mask=mask, loss="l2", shapes=torch.ones(1, 64, 64, dtype=torch.bool))
+            source = module.source(Folders(images=(images,)))
+            assert source.supervision.startswith(module.SUPERVISION) or name == "labels"  # these count their classes
+            data = source.open(tmp_path)
+            shapes = torch.ones(1, 64, 64, dtype=torch.bool)
+            pretext = module.build(data, mask=mask, loss="l2", shapes=shapes)
+            assert isinstance(pretext, Pretext)
             assert isinstance(pretext.encoder, AlexNet)
+            assert isinstance(pretext.trained(), AlexNet)
             assert isinstance(module.TINY, Defaults)
 
 
@@ -143,35 +169,33 @@ def test_the_decoder_has_the_sizes_of_figure_9() -> None:
 
 
 def test_dropout_is_on_the_bridge_alone(model: ContextEncoder, photographs: Tensor) -> None:
-    quiet = [model.reconstruct(photographs) for _ in range(2)]
+    quiet = [model.reconstruct(photographs, draw(key)) for key in "ab"]
     assert torch.equal(*quiet)
     model.train()
-    reseed(0, "a")
-    first = model.reconstruct(photographs)
-    reseed(0, "b")
-    assert not torch.equal(model.reconstruct(photographs), first)
-    reseed(0, "a")
-    assert torch.equal(model.reconstruct(photographs), first)
+    first = model.reconstruct(photographs, draw("a"))
+    assert not torch.equal(model.reconstruct(photographs, draw("b")), first)
+    torch.rand(7)  # torch's own generator has no part in it
+    assert torch.equal(model.reconstruct(photographs, draw("a")), first)
     model.eval()
 
 
 def test_nothing_of_the_hole_is_seen(model: ContextEncoder, photographs: Tensor) -> None:
-    random = generator(0, "holes")
-    holes = model.holes(photographs, random)
+    drawn = draw("holes")
+    holes = model.holes(photographs, drawn)
     other = torch.where(holes, torch.full_like(photographs, 99.0), photographs)
-    shown = [model.pictures(x, random) for x in (photographs, other)]
+    shown = [model.pictures(x, drawn) for x in (photographs, other)]
     assert torch.equal(shown[0][0], shown[1][0])
     assert shown[0][0].masked_select(holes).eq(0).all()  # the mean colour
     filled = [row[1].masked_select(holes) for row in shown]
     assert torch.equal(*filled)
     assert not torch.equal(filled[0], photographs.masked_select(holes))
     outside = torch.where(holes, photographs, photographs + 20)
-    assert not torch.equal(model.pictures(outside, random)[1].masked_select(holes), filled[0])
+    assert not torch.equal(model.pictures(outside, drawn)[1].masked_select(holes), filled[0])
 
 
 def test_pictures_are_the_hole_the_filling_and_the_truth(model: ContextEncoder, photographs: Tensor) -> None:
-    broken, filled, truth = model.pictures(photographs, generator(0))
-    holes = model.holes(photographs, generator(0))
+    broken, filled, truth = model.pictures(photographs, draw())
+    holes = model.holes(photographs, draw())
     assert torch.equal(truth, photographs)
     assert torch.equal(broken.masked_select(~holes), photographs.masked_select(~holes))
     assert torch.equal(filled.masked_select(~holes), photographs.masked_select(~holes))
@@ -179,14 +203,14 @@ def test_pictures_are_the_hole_the_filling_and_the_truth(model: ContextEncoder, 
 
 @pytest.mark.parametrize("loss", ["l2", "l1"])
 @pytest.mark.parametrize("mask", ["central", "random-block", "random-pattern", "random-region"])
-def test_the_loss_is_the_mean_over_the_hole(mask: str, loss: context.Loss, photographs: Tensor) -> None:
+def test_the_loss_is_the_mean_over_the_hole(mask: str, loss: context.Distance, photographs: Tensor) -> None:
     torch.manual_seed(0)
     shapes = torch.ones(1, 64, 64, dtype=torch.bool) if mask == "random-region" else None
     model = ContextEncoder(mask=mask, loss=loss, shapes=shapes).eval()
     with torch.no_grad():
-        value = model(photographs, generator(0, "holes"))
-        holes = model.holes(photographs, generator(0, "holes"))
-        filled = model.reconstruct(photographs.masked_fill(holes, 0))
+        value = mean(model(photographs, draw("holes")))
+        holes = model.holes(photographs, draw("holes"))
+        filled = model.reconstruct(photographs.masked_fill(holes, 0), draw())
         wrong = (filled - photographs).masked_select(holes).double()
     assert value.item() == pytest.approx((wrong.square() if loss == "l2" else wrong.abs()).mean().item(), rel=1e-5)
 
@@ -199,26 +223,26 @@ def test_outside_the_hole_no_error_counts(model: ContextEncoder, photographs: Te
         output.register_hook(seen.append)
 
     handle = model.decoder.register_forward_hook(keep_gradient)
-    model(photographs, generator(0)).backward()
+    mean(model(photographs, draw())).backward()
     handle.remove()
     model.zero_grad()
-    holes = model.holes(photographs, generator(0)).expand_as(photographs)
+    holes = model.holes(photographs, draw()).expand_as(photographs)
     assert torch.equal(seen[0] != 0, holes)
 
 
 @pytest.mark.parametrize("loss", ["l2", "l1"])
-def test_the_autoencoder_sees_and_counts_everything(loss: context.Loss, photographs: Tensor) -> None:
+def test_the_autoencoder_sees_and_counts_everything(loss: context.Distance, photographs: Tensor) -> None:
     torch.manual_seed(0)
     model = Autoencoder(loss=loss).eval()
     with torch.no_grad():
-        wrong = (model.reconstruct(photographs) - photographs).double()
-        value = model(photographs, generator(0))
-        shown = model.pictures(photographs, generator(0))
+        wrong = (model.reconstruct(photographs, draw()) - photographs).double()
+        value = mean(model(photographs, draw()))
+        shown = model.pictures(photographs, draw())
     assert value.item() == pytest.approx((wrong.square() if loss == "l2" else wrong.abs()).mean().item(), rel=1e-5)
     assert len(shown) == 2
     assert torch.equal(shown[0], photographs)
     x = photographs.clone().requires_grad_()
-    model(x, generator(0)).backward()
+    mean(model(x, draw())).backward()
     assert x.grad is not None
     assert x.grad.ne(0).double().mean() > 0.99
 
@@ -229,11 +253,11 @@ def test_two_images_are_learned_by_heart(method: str) -> None:
     colour = torch.tensor([80.0, -60.0, 40.0]).view(3, 1, 1)
     batch = torch.stack([colour, -colour]).expand(2, 3, 227, 227)
     torch.manual_seed(0)
-    model = method_module(method).build(mask="central", loss="l2", shapes=None)
+    model = method_module(method).build(None, mask="central", loss="l2", shapes=None)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
     values = []
-    for _ in range(20):
-        loss = model(batch, generator(0))
+    for k in range(20):
+        loss = mean(model(batch, draw(k)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -243,7 +267,7 @@ def test_two_images_are_learned_by_heart(method: str) -> None:
 
 def test_every_parameter_of_the_context_encoder_learns(model: ContextEncoder, photographs: Tensor) -> None:
     model.zero_grad()
-    model(photographs, generator(0)).backward()
+    mean(model(photographs, draw())).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     model.zero_grad()
     assert idle == []
@@ -271,6 +295,7 @@ def test_the_encoder_is_trained_and_says_where_it_comes_from(undisturbed: Path) 
     assert (found["variant"], found["supervision"], found["images_seen"]) == ("central", "context", 8)
     dataset = found["dataset"]
     assert (dataset["name"], dataset["images"], dataset["skipped"], len(dataset["sha256"])) == ("stripes", 12, 0, 64)
+    assert (found["held_out"], found["processes"]) == ({}, 1)
     assert found["seconds"] > 0
     assert found["versions"]["torch"]
     assert found["hardware"]
@@ -351,18 +376,22 @@ def test_the_random_encoder_needs_no_images(tmp_path: Path) -> None:
 
 
 def test_the_random_encoder_cannot_be_trained(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(Usage, match="method random is not trained"):
+    with pytest.raises(Usage, match="this method is not trained: leave --iterations out"):
         train(replace(SHORT, method="random", mask=None), images, tmp_path)
 
 
 def test_whatever_decides_the_numbers_decides_the_folder(images: Path, tmp_path: Path) -> None:
     base = Config(method="random", mask=None, loss="l2", iterations=0, batch=1, rate=0.1, seed=0)
-    changes = ({}, {"seed": 1}, {"rate": 0.2}, {"batch": 2}, {"loss": "l1"}, {"label": "long"})
+    changes = ({}, {"seed": 1}, {"rate": 0.2}, {"batch": 2}, {"loss": "l1"}, {"label": "long"}, {"data": "synthetic"},
+               {"solver": Solver("sgd")}, {"calibrate": True})  # fmt: skip
     folders = [train(replace(base, **change), images, tmp_path).parent for change in changes]  # type: ignore[arg-type]
     assert len(set(folders)) == len(changes)
-    assert [folder.name.rpartition("-")[0] for folder in folders] == ["random"] * 4 + ["random-l1", "random-long"]
-    variant = replace(SHORT, mask="random-region", loss="l1", label="long")
-    assert (variant.variant, variant.name) == ("random-region-l1-long", "context-random-region-l1-long")
+    assert [folder.name.rpartition("-")[0] for folder in folders] == (
+        ["random"] * 4 + ["random-l1", "random-long", "random-synthetic"] + ["random"] * 2
+    )
+    variant = replace(SHORT, mask="random-region", loss="l1", label="long", data="synthetic")
+    assert variant.variant == "random-region-l1-synthetic-long"
+    assert variant.name == "context-random-region-l1-synthetic-long"
 
 
 def test_random_regions_are_cut_from_the_shapes(images: Path, shapes: Path, tmp_path: Path) -> None:
@@ -381,6 +410,247 @@ def test_random_regions_are_cut_from_the_shapes(images: Path, shapes: Path, tmp_
         train(config, images, tmp_path / "runs", shapes=tmp_path / "nowhere")
 
 
+# ---- what to train ----
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_budget_is_chosen_by_name(method: str, images: Path) -> None:
+    module, folders = method_module(method), Folders(images=(images,))
+    for budget, chosen in (
+        ("tiny", module.TINY),
+        ("paper", module.defaults(module.MASKS[0] if module.MASKS else None)),
+    ):
+        config = configure(method, folders=folders, budget=budget)
+        found = (config.iterations, config.batch, config.rate, config.solver, config.calibrate)
+        assert found == (chosen.iterations, chosen.batch, chosen.rate, chosen.solver, chosen.calibrate)
+        assert (config.method, config.loss, config.seed, config.label) == (method, "l2", 0, "")
+
+
+def test_what_is_given_overrides_the_budget(images: Path) -> None:
+    given = {"mask": "central", "loss": "l1", "iterations": 7, "batch": 3, "rate": 0.5, "seed": 9, "label": "long"}
+    config = configure("context", folders=Folders(images=(images,)), budget="paper", **given)  # type: ignore[arg-type]
+    assert asdict(config) == given | {"method": "context", "solver": asdict(ADAM), "calibrate": False, "data": ""}
+    calibrated = configure("context", folders=Folders(images=(images,)), budget="paper", iterations=0)
+    assert (calibrated.iterations, calibrated.batch) == (0, 64)  # 0 is a number of iterations, too
+
+
+def test_masks_are_chosen_among_the_methods_own(images: Path) -> None:
+    folders = Folders(images=(images,))
+    assert configure("context", folders=folders, budget="tiny").mask == "random-region"  # the first is the default
+    for mask, rate in (("central", 1e-3), ("random-block", 1e-4)):
+        config = configure("context", folders=folders, budget="paper", mask=mask)
+        assert (config.mask, config.rate) == (mask, rate)
+    for method, takes in (("context", "random-region, random-block, random-pattern, central"), ("random", "no mask")):
+        with pytest.raises(Usage, match=f"--mask oval: method {method} takes {takes}$"):
+            configure(method, folders=folders, budget="tiny", mask="oval")
+    assert configure("autoencoder", folders=folders, budget="tiny").mask is None
+
+
+@pytest.mark.parametrize("method", ["random", "kmeans"])
+def test_iterations_are_not_asked_of_an_untrained_method(method: str, images: Path) -> None:
+    folders = Folders(images=(images,))
+    with pytest.raises(Usage, match=f"^method {method} is not trained: leave --iterations out, or give 0$"):
+        configure(method, folders=folders, budget="paper", iterations=1)
+    assert configure(method, folders=folders, budget="paper", iterations=0).iterations == 0
+
+
+def test_the_data_is_named_where_it_is_of_another_kind(images: Path, tmp_path: Path) -> None:
+    folders = Folders(images=(images,))
+    kinds = {method: configure(method, folders=folders, budget="tiny").data for method in METHODS}
+    assert kinds == dict.fromkeys(METHODS, "") | {
+        "labels": "2-classes", "egomotion": "synthetic", "tracking": "synthetic"
+    }  # fmt: skip
+    assert configure("random", folders=Folders(), budget="paper").batch == 0  # it needs none
+    for given in (Folders(), Folders(images=(tmp_path / "nowhere",))):
+        with pytest.raises(Missing, match="give --images"):
+            configure("context", folders=given, budget="paper")
+
+
+# ---- what is trained already ----
+
+
+def test_finished_finds_what_is_trained_and_decodes_nothing(undisturbed: Path, images: Path, tmp_path: Path) -> None:
+    folders, runs = Folders(images=(images,)), undisturbed.parents[2]
+    assert finished(SHORT, folders=folders, runs=runs) == undisturbed
+    assert finished(replace(SHORT, seed=1), folders=folders, runs=runs) is None
+    assert finished(SHORT, folders=folders, runs=tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    encoder = tmp_path / undisturbed.relative_to(runs)
+    encoder.parent.mkdir(parents=True)
+    encoder.write_bytes(b"")
+    assert finished(SHORT, folders=folders, runs=tmp_path) is None  # whose data is not known here
+    assert train(SHORT, images, runs) == undisturbed
+    source = method_module("context").source(folders)
+    source.open(tmp_path / "stores")
+    assert finished(SHORT, folders=folders, runs=tmp_path) == encoder
+    encoder.unlink()
+    assert finished(SHORT, folders=folders, runs=tmp_path) is None
+    with pytest.raises(Missing):
+        finished(SHORT, folders=Folders(images=(tmp_path / "nowhere",)), runs=runs)
+
+
+def test_finished_without_data_and_with_silhouettes(images: Path, shapes: Path, tmp_path: Path) -> None:
+    random = configure("random", folders=Folders(), budget="paper")
+    assert finished(random, folders=Folders(), runs=tmp_path) is None
+    encoder = pretrain(random, folders=Folders(), runs=tmp_path, device=CPU)
+    assert finished(random, folders=Folders(), runs=tmp_path) == encoder
+    config, given = replace(SHORT, mask="random-region", iterations=0), Folders((images,), shapes=(shapes,))
+    assert finished(config, folders=given, runs=tmp_path) is None
+    encoder = train(config, images, tmp_path, shapes=shapes)
+    assert finished(config, folders=given, runs=tmp_path) == encoder
+    with pytest.raises(Missing, match="give --shapes"):
+        finished(config, folders=Folders((images,)), runs=tmp_path)
+
+
+CHANGES: dict[str, Any] = {
+    "method": "other", "mask": "random-pattern", "loss": "l1", "iterations": 3, "batch": 3, "rate": 0.5, "seed": 5,
+    "label": "long", "solver": Solver("sgd", momentum=0.9), "calibrate": True, "data": "synthetic",
+}  # fmt: skip
+
+
+def test_an_encoder_says_what_trained_it(undisturbed: Path) -> None:
+    said = read_encoder(undisturbed).provenance
+    assert same_training(said, SHORT)
+    assert not same_training({k: v for k, v in said.items() if k != "method"}, SHORT)
+    assert CHANGES.keys() == asdict(SHORT).keys()
+    for key, value in CHANGES.items():
+        assert not same_training(said, replace(SHORT, **{key: value})), key
+    other = replace(SHORT, solver=Solver("sgd", momentum=0.9, decay=5e-4, step=100, drop=0.1))
+    assert same_training(said | json.loads(json.dumps({"solver": asdict(other.solver)})), other)
+    untrained = replace(SHORT, method="random", mask=None, iterations=0, batch=0)
+    assert same_training(asdict(untrained) | {"batch": 7}, untrained)  # no data, so no batch
+    assert not same_training(asdict(replace(untrained, batch=7)) | {"batch": 0}, replace(untrained, batch=7))
+
+
+def test_encoders_from_before_solvers_and_kinds_of_data_are_still_known() -> None:
+    """The provenances in the results of the quick recipe, which lack the newer keys."""
+    known = [json.loads(path.read_text())["encoder"]["provenance"] for path in sorted(QUICK.glob("*/*.json"))]
+    old = [said for said in known if "solver" not in said and "rescaled" not in said]
+    assert {said["method"] for said in old} >= {"random", "kmeans", "autoencoder", "context"}
+    for said in old:
+        folders = Folders((QUICK,)) if said["method"] != "random" else Folders()
+        given = {key: said[key] for key in ("mask", "loss", "seed", "label")}
+        if said["iterations"]:
+            given |= {key: said[key] for key in ("iterations", "batch", "rate")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pretrain.images.find_images", lambda folder: [folder / "a.jpg"])
+            config = configure(said["method"], folders=folders, budget="paper", **given)
+        assert same_training(said, config)
+        for key in ("seed", "loss", "iterations", "label", "solver", "calibrate", "data"):
+            assert not same_training(said, replace(config, **{key: CHANGES[key]})), key
+
+
+# ---- the loop itself, on a network of one number ----
+
+
+class Numbers:
+    """Eight numbers, 1 … 8; five are held out."""
+
+    def __init__(self, held_out: int = 5) -> None:
+        self.record = {"name": "numbers", "sha256": str(held_out)}
+        self.train, self.held_out = torch.arange(8)[held_out:], torch.arange(8)[:held_out]
+
+    def read(self, items: Tensor) -> tuple[Tensor, ...]:
+        return (items.float() + 1,)
+
+    def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Tensor:
+        return raw[0]
+
+
+class Slope(Pretext[Tensor]):
+    """Sum the squares of 1 - slope·x, and count three for each; says what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = AlexNet(Architecture(widths=(4,) * 5))
+        self.slope = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[tuple[Any, ...]] = []
+
+    def forward(self, batch: Tensor, draw: Draw) -> Loss:
+        self.seen.append(("train", self.training, draw.iteration, draw.iterations))
+        error = 1 - self.slope * batch + 0 * self.encoder(torch.zeros(1, 3, 227, 227)).sum()
+        return Loss(error.square().sum(), torch.tensor(3 * len(batch)))
+
+    def calibrate(self, batch: Tensor, draw: Draw, *, fresh: bool) -> None:
+        self.seen.append(("calibrate", fresh, len(batch), draw.iteration))
+
+    def scores(self, batch: Tensor, draw: Draw) -> dict[str, Tensor]:
+        self.seen.append(("scores", self.training, len(batch), draw.iteration))
+        return {"mean": batch.mean()}
+
+
+SLOPE = Config("slope", None, "l2", iterations=4, batch=3, rate=0.01, seed=0)
+
+
+@pytest.fixture
+def slope(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """The module of a method that trains a Slope on Numbers."""
+    made = Slope()
+    source = types.SimpleNamespace(open=lambda cache: Numbers(), opened=lambda cache: Numbers(), supervision="numbers")
+    module = types.SimpleNamespace(source=lambda folders: source, build=lambda data, **_: made, made=made, given=source)
+    monkeypatch.setattr("pretrain.train.method_module", lambda name: module)
+    return module
+
+
+@pytest.mark.usefixtures("every_iteration")
+def test_the_loss_is_the_sum_by_the_count_and_the_solver_is_the_configs(
+    slope: types.SimpleNamespace, tmp_path: Path
+) -> None:
+    config = replace(SLOPE, solver=Solver("sgd", momentum=0.5, step=2, drop=0.1), calibrate=True)
+    encoder = pretrain(config, folders=Folders(), runs=tmp_path, device=CPU)
+    w, v, rate, expected = 0.0, 0.0, 0.01, {}
+    numbers = Numbers()
+    for iteration in range(4):
+        places = shuffled(3, batch=3, seed=0, iteration=iteration)
+        x = numbers.read(numbers.train[places])[0].double()
+        expected[iteration + 1] = float((1 - w * x).square().sum() / 9)
+        rate *= 0.1 if iteration == 2 else 1
+        v = 0.5 * v + rate * float((-2 * x * (1 - w * x)).sum() / 9)
+        w -= v
+    assert losses(encoder) == pytest.approx(expected, rel=1e-5)
+    assert slope.made.slope.item() == pytest.approx(w, rel=1e-5)
+    seen = [("calibrate", True, 3, 0)] + [("train", True, iteration, 4) for iteration in (1, 2, 3, 4)]
+    assert slope.made.seen == [*seen, ("scores", False, 3, 0), ("scores", False, 2, 0)]
+    assert slope.made.training
+    said = read_encoder(encoder).provenance
+    assert said["held_out"] == {"mean": 3.0}  # of the numbers 1 … 5, not of the means of their two batches
+    assert (said["supervision"], said["dataset"]) == ("numbers", {"name": "numbers", "sha256": "5"})
+
+
+def test_a_run_with_nothing_to_train_on_or_shared_unevenly_is_refused(
+    slope: types.SimpleNamespace, tmp_path: Path
+) -> None:
+    with pytest.raises(Usage, match=r"^--batch 3: not divisible among 2 processes$"):
+        pretrain(SLOPE, folders=Folders(), runs=tmp_path, device=CPU, shard=Shard(0, 2))
+    slope.given.open = lambda cache: Numbers(held_out=8)
+    with pytest.raises(Usage, match=r"^numbers: nothing to train on: all its items are held out$"):
+        pretrain(SLOPE, folders=Folders(), runs=tmp_path, device=CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- the journal ----
+
+
+def test_a_journal_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    lines = [f'{{"iteration": {k}, "loss": {k}.5}}' for k in (1, 2, 3)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + '\n{"iteration": 1, "lo')
+    book = Journal(tmp_path, start=2)
+    assert (tmp_path / "log.jsonl").read_text().splitlines() == lines[:2]
+    assert list(book.timed(iter("ab"))) == ["a", "b"]
+    book.write(4, loss=0.25, images=3, seconds=1.0)
+    record = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert (record["iteration"], record["loss"], record["seconds"]) == (4, 0.25, 1.0)
+    assert book.note.startswith("loss 0.25, ")
+
+
+def test_a_journal_of_a_process_that_does_not_write(tmp_path: Path) -> None:
+    book = Journal(tmp_path / "run", start=0, writes=False)
+    assert list(book.timed(iter("ab"))) == ["a", "b"]
+    book.write(1, loss=0.25, images=3, seconds=1.0)
+    assert book.note.startswith("loss 0.25, ")  # it counts, for the bar
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- interrupted ----
 
 
@@ -393,12 +663,12 @@ def stopped(config: Config, images: Path, runs: Path, *, at: int) -> Path:
     count = 0
     forward = ContextEncoder.forward
 
-    def counting(self: ContextEncoder, images: Tensor, random: torch.Generator) -> Tensor:
+    def counting(self: ContextEncoder, batch: Tensor, draw: Draw) -> Loss:
         nonlocal count
         count += 1
         if count == at:
             raise Stop
-        return forward(self, images, random)
+        return forward(self, batch, draw)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ContextEncoder, "forward", counting)
@@ -406,11 +676,6 @@ def stopped(config: Config, images: Path, runs: Path, *, at: int) -> Path:
             train(config, images, runs)
     (folder,) = (p for p in (runs / "pretrain").iterdir() if p.is_dir())
     return folder
-
-
-@pytest.fixture
-def every_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", "0")
 
 
 @pytest.mark.usefixtures("every_iteration")
@@ -454,6 +719,7 @@ PROCESS = """
 import resource, signal, sys
 from pathlib import Path
 import torch
+from pretrain import Folders, Solver
 from pretrain.files import Failed
 from pretrain.train import Config, pretrain
 images, runs, config, limits = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), eval(sys.argv[4])
@@ -463,7 +729,7 @@ hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 for limit in limits:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit or hard, hard))
     try:
-        pretrain(config, images=[images], shapes=[], runs=runs, device=torch.device("cpu"))
+        pretrain(config, folders=Folders(images=(images,)), runs=runs, device=torch.device("cpu"))
         print("done", flush=True)
     except Failed as error:
         print(error, flush=True)
