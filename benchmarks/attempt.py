@@ -152,9 +152,10 @@ def alone(path: Path) -> Iterator[bool]:
             yield True
 
 
-def held(path: Path) -> bool:
-    """Whether another process holds the lock `path`."""
+def holder(path: Path) -> int | None:
+    """The id of the process that holds the lock `path`, if another one does."""
     asked = LOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
     with suppress(FileNotFoundError), path.open("r+") as file:
-        return bool(LOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))[0] != fcntl.F_UNLCK)
-    return False
+        kind, *_, process = LOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        return None if kind == fcntl.F_UNLCK else int(process)
+    return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.attempt import Failure, Papers, held, read_failure
+from benchmarks.attempt import Failure, Papers, holder, read_failure
 from benchmarks.cells import Cell
 from benchmarks.display import Display, Durations, stated
 from benchmarks.encoders import Given, Places, Rescaling, Training
@@ -119,7 +119,7 @@ class Grid:
             self.end(step, "not run", "not run: its encoder is not there")
         if (needs and needs.standing != "done") or slot is None or time.monotonic() < step.again:
             return
-        if held(step.papers.lock):
+        if holder(step.papers.lock) is not None:
             if not step.again:
                 self.display.say(f"{step.job.name}: another process is at it")
             step.again = time.monotonic() + AGAIN_SECONDS

@@ -98,7 +98,8 @@ def read_lines(file: Path) -> Value:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Usage(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
     except OSError as error:
-        raise Missing(f"{file}: cannot be read ({error.strerror}): give a plan's file or the name of one") from error
+        remedy = "give a YAML file, or a shipped plan's name"
+        raise Missing(f"{file}: cannot be read ({error.strerror}): {remedy}") from error
     if node is None:
         raise Usage(f"{file}:1: empty: a plan needs recipe, methods, tasks")
     return Value(file, _line(node), "", node)
