@@ -49,7 +49,8 @@ def _sequence(folder: Path, path: Path) -> Drive:
     inside = cameras[0] if len(cameras) == 1 else drive
     frames = tuple(sorted(p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES))
     try:
-        poses = np.loadtxt(path, dtype=np.float64, ndmin=2).reshape(-1, 3, 4)
+        numbers = [[float(word) for word in line.split()] for line in path.read_text().splitlines() if line.strip()]
+        poses = np.array(numbers, np.float64).reshape(len(numbers), 3, 4)
     except (OSError, ValueError) as error:
         raise Failed(f"{path}: not a file of poses, 12 numbers a line ({error}): replace it") from error
     if not np.isfinite(poses).all():

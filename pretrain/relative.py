@@ -134,15 +134,20 @@ class BatchNorm(nn.Module):
 
     mean: Tensor
     variance: Tensor
+    batches: Tensor
     EPSILON, MOMENTUM = 1e-5, 0.05
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros(()))
 
     def forward(self, x: Tensor, shard: Shard) -> Tensor:
-        """In training by the batch's own statistics, which are kept as running means; else by these."""
+        """In training by the batch's own statistics, which are kept as running means; else by these.
+
+        As in Caffe, what they started from counts for nothing: the first batches are averaged.
+        """
         shape = (1, -1, *[1] * (x.ndim - 2))
         mean, variance = self.statistics(x, shard) if self.training else (self.mean, self.variance)
         return (x - mean.view(shape)) * (variance.view(shape) + self.EPSILON).rsqrt()
@@ -154,8 +159,10 @@ class BatchNorm(nn.Module):
         shape = (1, -1, *[1] * (x.ndim - 2))
         variance = total((x - mean.view(shape)).square().sum(places), shard) / count
         with torch.no_grad():
-            self.mean.lerp_(mean, self.MOMENTUM)
-            self.variance.lerp_(variance, self.MOMENTUM)
+            self.batches += 1
+            share = (1 / self.batches).clamp(min=self.MOMENTUM)
+            self.mean.lerp_(mean, share)
+            self.variance.lerp_(variance, share)
         return mean, variance
 
     @torch.no_grad()
