@@ -121,5 +121,6 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise write_error(path, error) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        # lockf, not flock: forked workers inherit that one, and would keep it when we are killed.
+        fcntl.lockf(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,10 @@ import hashlib
 import os
 import pickle
 import resource
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +23,13 @@ from pretrain.files import (
     atomic,
     digest,
     load_checkpoint,
+    locked,
     save_checkpoint,
     sha256,
     write_text,
 )
-from pretrain.progress import checkpoint_due
-from pretrain.randomness import derived, generator, reseed, shuffled
+from pretrain.progress import Progress, checkpoint_due, log, progress
+from pretrain.randomness import ALONE, Draw, Shard, derived, generator, reseed, shuffled
 
 
 @contextmanager
@@ -166,6 +170,77 @@ def test_damaged_checkpoints_are_named_and_never_executed(tmp_path: Path, kind: 
         assert trace.exists()
 
 
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from pretrain.files import locked
+print("here", flush=True)
+with locked(Path(sys.argv[1])):
+    worker = os.fork() if sys.argv[2] == "worker" else 1
+    if worker:
+        print("holds", worker, flush=True)
+        sys.stdin.read()
+    else:
+        time.sleep(120)
+print("let go", flush=True)
+"""
+
+
+def holder(path: Path, kind: str = "alone") -> subprocess.Popen[bytes]:
+    """A process that holds `path` until its input ends or it is killed; with a forked worker, or alone."""
+    command = [sys.executable, "-c", HOLDER, str(path), kind]
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    assert first_line(started) == ["here"]
+    return started
+
+
+def first_line(process: subprocess.Popen[bytes]) -> list[str]:
+    assert process.stdout
+    return process.stdout.readline().decode().split()
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lock"
+    first = holder(path)
+    assert first_line(first)[0] == "holds"
+    second = holder(path)
+    assert second.stdout
+    assert select.select([second.stdout], [], [], 0.5)[0] == []  # it waits
+    assert first.communicate(timeout=20)[0] == b"let go\n"
+    assert first_line(second)[0] == "holds"
+    assert second.communicate(timeout=20)[0] == b"let go\n"
+    with locked(path):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["alone", "worker"])
+def test_a_lock_is_freed_by_kill_9(kind: str, tmp_path: Path) -> None:
+    """Also where a process that was forked under it lives on, as decoding workers do."""
+    killed = holder(tmp_path / "lock", kind)
+    worker = int(first_line(killed)[1])
+    try:
+        killed.kill()
+        killed.wait()
+        after = holder(tmp_path / "lock")
+        assert after.communicate(timeout=20)[0].startswith(b"holds")
+    finally:
+        after.kill()
+        if kind == "worker":
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_lock_is_let_go_when_what_is_done_under_it_fails(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), locked(tmp_path / "lock"):
+        raise ValueError
+    assert holder(tmp_path / "lock").communicate(timeout=20)[0].startswith(b"holds")
+
+
+def test_a_lock_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Failed, match=r"file/lock: cannot be written"), locked(tmp_path / "file" / "lock"):
+        pass
+
+
 def test_digests(tmp_path: Path) -> None:
     for name, content in (("b", "2"), ("a", "1")):
         (tmp_path / name).write_text(content)
@@ -201,6 +276,84 @@ def test_shuffled_is_one_endless_row_of_whole_passes(items: int, batch: int) -> 
         assert len({tuple(one) for one in passes}) > 1  # another order each time
         other = torch.cat([shuffled(7, batch=3, seed=1, iteration=i) for i in range(14)]).tolist()
         assert other != row
+
+
+# ---- what several processes draw ----
+
+
+def test_a_shard_owns_an_equal_contiguous_part() -> None:
+    whole = torch.arange(24).view(12, 2)
+    assert torch.equal(ALONE.own(whole), whole)
+    parts = [Shard(rank, 4).own(whole) for rank in range(4)]
+    assert {part.shape for part in parts} == {(3, 2)}
+    assert torch.equal(torch.cat(parts), whole)
+    assert torch.equal(Shard(1, 3).own(whole), whole[4:8])
+
+
+def draws(world: int) -> list[Draw]:
+    return [Draw(generator(0, "holes", 1), Shard(rank, world)) for rank in range(world)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_each_shard_draws_its_rows_of_the_whole_batch(world: int) -> None:
+    def drawn(draw: Draw, x: torch.Tensor) -> list[torch.Tensor]:
+        rows = len(x)
+        found = [draw.part(rows, lambda count, random: torch.randint(0, 99, (count, 3), generator=random))]
+        found += [draw.rand(rows), draw.rand(rows, 2, 5), draw.dropout(x, 0.3, training=True), draw.rand(rows)]
+        return found  # the last: what follows is drawn from the same place, too
+
+    x = torch.randn(8, 6)
+    (alone,) = draws(1)
+    whole = drawn(alone, x)
+    assert [tuple(part.shape) for part in whole] == [(8, 3), (8,), (8, 2, 5), (8, 6), (8,)]
+    parts = [drawn(draw, draw.shard.own(x)) for draw in draws(world)]
+    for together, *apart in zip(whole, *parts, strict=True):
+        assert {len(part) for part in apart} == {8 // world}
+        assert torch.equal(torch.cat(apart), together)
+    assert not torch.equal(whole[1], whole[4])
+
+
+def test_dropout_zeroes_a_share_and_keeps_the_mean() -> None:
+    x = torch.ones(100, 100)
+    for share in (0.2, 0.5):
+        dropped = Draw(generator(0)).dropout(x, share, training=True)
+        assert abs((dropped == 0).float().mean().item() - share) < 0.02
+        torch.testing.assert_close(dropped[dropped != 0], torch.full_like(dropped[dropped != 0], 1 / (1 - share)))
+    draw = Draw(generator(0))
+    assert draw.dropout(x, 0.5, training=False) is x
+    assert torch.equal(draw.rand(4), Draw(generator(0)).rand(4))  # outside training nothing is drawn
+    y = x.clone().requires_grad_()
+    (dropped := Draw(generator(0)).dropout(y, 0.5, training=True)).sum().backward()
+    assert torch.equal(y.grad, dropped.detach())  # no gradient reaches what was dropped
+
+
+def test_draws_are_uniform_and_know_their_place() -> None:
+    found = Draw(generator(0)).rand(10_000)
+    assert 0 <= found.min() < 0.01
+    assert 0.99 < found.max() < 1
+    assert abs(found.mean().item() - 0.5) < 0.02
+    outside = Draw(generator(0))
+    assert (outside.shard, outside.iteration, outside.iterations) == (ALONE, 0, 0)
+
+
+# ---- what is shown ----
+
+
+@pytest.mark.parametrize(("rank", "shown"), [(None, True), ("0", True), ("1", False)])
+def test_one_process_speaks_for_all(
+    rank: str | None, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    log("a line")
+    assert list(progress("abc", "letters", total=3)) == ["a", "b", "c"]
+    with Progress("steps", total=1) as bar:
+        bar.step("loss 1")
+    assert bar.done == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == ("a line\nletters: 3/3\nsteps: 1/1 loss 1\n" if shown else "")
 
 
 def test_a_checkpoint_is_due_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
