@@ -121,7 +121,7 @@ class MovedStills(Images):
 
 
 def commonest(counts: Tensor) -> Tensor:
-    """How often each class of each axis was seen (axes×classes) → the best guess without a look; where equal, shares."""
+    """How often each class of each axis was seen (axes×classes) → the best guess without a look; of equals, a share."""
     best = counts == counts.amax(1, keepdim=True)
     return best / best.sum(1, keepdim=True)
 
