@@ -141,7 +141,7 @@ class Grid:
         return min(free, default=None)
 
     def settle(self, step: Step) -> None:
-        """A job is over: done, failed, busy elsewhere, or dead without a word."""
+        """A job is over: done, failed, busy elsewhere, or dead."""
         assert step.handle
         handle, step.handle, seconds = step.handle, None, time.monotonic() - step.since
         word = outcome(handle)
@@ -158,11 +158,12 @@ class Grid:
     def died(self, step: Step, words: str) -> None:
         """Start a dead job again, or give it up."""
         step.deaths += 1
+        words = f" ({words})" if words else ""
         if step.deaths < self.plan.launch.attempts:
             step.standing = "waiting"
-            self.display.say(f"{step.job.name}: died without a word; it is started again and goes on")
+            self.display.say(f"{step.job.name}: died{words}: started again, to go on where it was")
             return
-        message = f"died without a word {step.deaths} times{': ' if words else ''}{words}"
+        message = f"died {step.deaths} times{words}"
         step.failure = Failure.of(step.job.name, 1, message, log=step.papers.log, attempt=step.deaths)
         step.failure.write(step.papers.failure)
         self.end(step, "failed", message)

@@ -50,12 +50,13 @@ def outcome(handle: Handle) -> Outcome | None:
 
 
 def last_words(handle: Handle) -> str:
-    """The last line that the scheduler, or a process that could not start, left behind."""
-    for path in (handle.paths.stderr, handle.paths.stdout):
+    """What the scheduler says of a job's end (its first error); or a process that did not start, in its last line."""
+    lines: list[str] = []
+    for path in (handle.paths.stdout, handle.paths.stderr):
         with suppress(OSError):
-            if lines := path.read_text(errors="replace").split("\n")[:-1]:
-                return lines[-1].strip()
-    return ""
+            said = map(str.strip, path.read_text(errors="replace").splitlines())
+            lines += [line for line in said if line and not line.startswith("submitit INFO")]
+    return next((line for line in lines if " error: " in line), lines[-1] if lines else "")
 
 
 @dataclass
@@ -123,7 +124,9 @@ class Slurm:
             with _environment(self.threads):
                 return executor.submit(attempt, job, folder=folder, number=number, threads=self.threads)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise Failed(f"sbatch refuses: {' '.join(str(error).split())}: correct the plan's `launch`") from error
+            raise Failed(
+                f"sbatch refuses: {' '.join(str(error).split())}: correct the plan's `launch`, or see sinfo"
+            ) from error
 
     def over(self, handles: Mapping[str, Handle]) -> set[str]:
         """See Launcher. A job that left the queue is over at the second look: its last file may come late."""

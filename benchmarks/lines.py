@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Value:
         """The error to raise: the file, the line, the key and `what`."""
         return kind(f"{self.file}:{self.line}: {self.name or 'plan'}: {what}")
 
-    def fields(self, known: Iterable[str] | None = None) -> "dict[str, Value]":
+    def fields(self, known: Collection[str] | None = None) -> "dict[str, Value]":
         """Key → value of a mapping; nothing at all is an empty one. Keys outside `known` are refused, and twins."""
         if self.node.tag == "tag:yaml.org,2002:null":
             return {}
@@ -64,7 +64,7 @@ class Value:
             raise self.wrong(f"{text!r} is not {what}")
         return text
 
-    def choice(self, known: Iterable[str]) -> str:
+    def choice(self, known: Collection[str]) -> str:
         """One of `known`."""
         if (text := self.text()) not in known:
             raise self.wrong(f"no {text!r}; there are {', '.join(known)}")

@@ -99,7 +99,7 @@ def read_plan(file: Path, *, data: Path | None = None) -> Plan:
 
 def read_launch(value: Value) -> Launch:
     """The plan's `launch`."""
-    said = value.fields(field.name for field in fields(Launch))
+    said = value.fields([field.name for field in fields(Launch)])
     numbers = {key: v.whole(least=0 if key == "gpus" else 1) for key, v in said.items() if key in NUMBERS}
     partition = said["partition"].text() if "partition" in said else None
     slurm = said["slurm"].fields() if "slurm" in said else {}

@@ -1,6 +1,7 @@
 """A grid through `bench run`: real processes, real pre-training; a counted task, and a real one shrunk."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -147,7 +148,7 @@ def begun():
 
 def wait_for(found, process):
     """Until `found()` says something; what it says."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 200
     while not (said := found()):
         assert time.monotonic() < end
         assert process.poll() is None, Path("err").read_text()
@@ -186,6 +187,7 @@ def same(one, two):
     return all((one.tensors[name] == two.tensors[name]).all() for name in one.tensors)
 
 
+@pytest.mark.slow
 def test_a_grid_is_filled_once(grid, run, sums, tiny):
     """Two methods, two tasks: dry run, run, run again; then what of it counts as done when something changes."""
     both = "counted, classification"
@@ -226,6 +228,7 @@ def test_a_grid_is_filled_once(grid, run, sums, tiny):
     assert sums() == "4 cells: 3 done, 1 stale, 0 missing; encoders to make: 1"
 
 
+@pytest.mark.slow
 def test_what_is_killed_goes_on(grid, run, tiny, tmp_path, monkeypatch):
     """kill -9 of a job; of `bench run` alone, whose job lives on; of both: the same bits, nothing twice."""
     monkeypatch.setenv("STEPS", "10000")
@@ -235,7 +238,7 @@ def test_what_is_killed_goes_on(grid, run, tiny, tmp_path, monkeypatch):
     os.kill(worker("pretrain/autoencoder"), signal.SIGKILL)
     wait_for(lambda: checkpoint("transfer"), process)
     process.kill()
-    assert "pretrain/autoencoder: died without a word; it is started again" in finish(process)[2]
+    assert "pretrain/autoencoder: died: started again" in finish(process)[2]
     log = Path("runs/grid/pretrain/autoencoder.log").read_text()
     assert log.count("going on from iteration") == 1
 
@@ -253,6 +256,38 @@ def test_what_is_killed_goes_on(grid, run, tiny, tmp_path, monkeypatch):
     assert read_result(Path(f"results/{cell}.json"))["resumed"]
 
 
+def queue():
+    """Name → id of Slurm's jobs; None where no Slurm answers."""
+    try:
+        done = subprocess.run(["squeue", "-h", "-o", "%i %j"], capture_output=True, text=True, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {line.split(maxsplit=1)[1]: line.split()[0] for line in done.stdout.splitlines()}
+
+
+@pytest.mark.slow
+def test_a_grid_on_slurm_outlives_its_jobs(grid, tiny, tmp_path, monkeypatch):
+    """scancel in the middle of pre-training, kill -9 of a cell: all the same, the grid is filled."""
+    if queue() is None:
+        pytest.skip('no Slurm answers squeue here: eval "$(.ci/slurm start)" starts one')
+    monkeypatch.setenv("STEPS", "20")
+    grid("  autoencoder: {iterations: 12, batch: 2}", launch=", minutes: 10, cpus: 1")
+    process = start("--launcher", "slurm")
+    wait_for(lambda: checkpoint("pretrain"), process)
+    subprocess.run(["scancel", queue()["bench pretrain/autoencoder"]], check=True)
+    wait_for(lambda: checkpoint("transfer"), process)
+    os.kill(worker("tiny/autoencoder/counted-seed0"), signal.SIGKILL)
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert len(re.findall(r"died \(s.*: started again", err)) == 2
+    assert "CANCELLED" in err
+    assert "| Autoencoder " in out
+    assert "going on from iteration" in Path("runs/grid/pretrain/autoencoder.log").read_text()
+    assert same(trained(), undisturbed(12, tiny, tmp_path / "whole"))
+    assert begun() == [("autoencoder", "0")] * 2
+
+
+@pytest.mark.slow
 def test_two_grids_at_once_share_the_work(grid, run, monkeypatch):
     monkeypatch.setenv("STEPS", "20")
     grid("  random:", seeds="0, 1, 2")
@@ -266,6 +301,7 @@ def test_two_grids_at_once_share_the_work(grid, run, monkeypatch):
     assert Path("runs/grid/pretrain/random.log").read_text().count("encoder.safetensors: written") == 1
 
 
+@pytest.mark.slow
 def test_the_others_go_on_when_a_job_fails(grid, run, monkeypatch):
     """A loss that is not finite, a process that always dies: recorded, told, tried again next time."""
     monkeypatch.setenv("DEADLY", "13")
@@ -281,7 +317,7 @@ def test_the_others_go_on_when_a_job_fails(grid, run, monkeypatch):
     assert f"pretrain/context-central-wild: {failure.message} (log: {failure.log})" in err
     assert "not run, as their encoder failed: tiny/context-central-wild/counted-seed0, " in err
     dead = read_failure(Path("runs/grid/tiny/random/counted-seed13.failed.json"))
-    assert "died without a word 2 times" in dead.message
+    assert "died 2 times" in dead.message
     assert "grid: 2 of 6 jobs done" in err
     monkeypatch.delenv("DEADLY")
     code, _, err = run()
