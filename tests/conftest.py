@@ -13,9 +13,10 @@ PROVENANCE = {"method": "random", "variant": "", "supervision": "initialization"
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with VOCdevkit and images, a few of each kind."""
+    """A folder with VOCdevkit, images and films, a few of each kind."""
     root = tmp_path_factory.mktemp("data") / "tiny"
-    make_tiny(root, counts=Counts(trainval=24, test=12, segmentation_train=12, segmentation_val=6, unlabelled=12))
+    few = Counts(24, test=12, segmentation_train=12, segmentation_val=6, unlabelled=12, sequences=2, frames=10)
+    make_tiny(root, counts=few)
     return root
 
 

@@ -207,9 +207,8 @@ def test_which_files_are_used(tmp_path: Path) -> None:
 @pytest.fixture
 def devkit(tmp_path: Path) -> Path:
     """A few embedded images, with published boxes for all."""
-    make_tiny(
-        tmp_path / "data", counts=Counts(trainval=6, test=4, segmentation_train=2, segmentation_val=2, unlabelled=1)
-    )
+    few = Counts(6, test=4, segmentation_train=2, segmentation_val=2, unlabelled=1, sequences=1, frames=1)
+    make_tiny(tmp_path / "data", counts=few)
     devkit = tmp_path / "data" / "VOCdevkit"
     for split in ("trainval", "test"):
         ids = voc.image_set(devkit / "VOC2007", "Main", split)

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import nn
 
 from benchmarks import cli, commands
-from pretrain import filters, kmeans, rescale, rescaled
+from pretrain import Folders, filters, kmeans, rescale, rescaled
 from pretrain.alexnet import AlexNet, Architecture, read_encoder, save_encoder
 from pretrain.files import Failed
-from pretrain.images import batches, build_store
+from pretrain.images import batches, still_images
 from pretrain.randomness import generator
 
 NARROW = Architecture(widths=(16, 32, 48, 32, 32))
@@ -417,8 +417,8 @@ def test_the_weights_of_pretrain_by_kmeans(here, capsys, monkeypatch):
     monkeypatch.setattr(kmeans, "AlexNet", functools.partial(AlexNet, NARROW))
     command = ("pretrain", "--method", "kmeans", "--images", "stripes", "--batch", 6)
     found = read_encoder(here / bench(capsys, *command)[1].strip()).tensors
-    store = build_store([here / "stripes"], here / "runs/stores")
-    (batch,) = batches(store, batch=6, seed=0, start=0, stop=1, device=torch.device("cpu"))
+    data = still_images(Folders(images=(here / "stripes",)), supervision="").open(here / "runs/stores")
+    (batch,) = batches(data, batch=6, seed=0, start=0, stop=1, device=torch.device("cpu"))
     made = initialised(batch, kind="kmeans", seed=1)
     rescale.rescale_trunk(made, batch, random=generator(0))
     for name, tensor in made.state_dict().items():
