@@ -55,6 +55,30 @@ def test_the_state_dict_is_ten_tensors_whatever_the_paddings(trunk: AlexNet) -> 
     assert not list(trunk.buffers())
 
 
+def test_norms_stand_between_the_last_three_convolutions_and_their_relus(trunk: AlexNet) -> None:
+    seen: list[Tensor] = []
+
+    def shifted(x: Tensor) -> Tensor:
+        seen.append(x)
+        return x - 0.1
+
+    images = 50 * torch.randn(1, 3, 99, 99, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = trunk(images)
+        normed = trunk(images, norms=(shifted,) * 3)
+        moved = AlexNet()
+        moved.load_state_dict(trunk.state_dict())
+        for conv in moved.convs()[2:]:
+            assert conv.bias is not None
+            conv.bias -= 0.1
+        expected = moved(images)
+    assert [x.shape[1] for x in seen] == [384, 384, 256]
+    assert all((x < 0).any() for x in seen)  # not rectified yet
+    assert not torch.equal(normed, plain)
+    torch.testing.assert_close(normed, expected, rtol=1e-4, atol=1e-4)
+    assert list(trunk.state_dict()) == NAMES
+
+
 def test_caffes_fillers(trunk: AlexNet) -> None:
     for conv, bias in zip(trunk.convs(), (0.0, 1.0, 0.0, 1.0, 1.0), strict=True):
         assert conv.bias is not None

@@ -81,6 +81,25 @@ def test_from_pixels_to_the_table(here, shrunk, capsys):
     assert "recipe `tiny` (not comparable" in out
 
 
+def test_a_method_is_trained_on_what_it_is_given(here, tiny, capsys):
+    """The embedded films where there is a method for them, the images given otherwise, by budgets of their own."""
+    assert commands.embedded("context") == pretrain.Folders((tiny / "images",), (), (tiny / "VOCdevkit/VOC2012",))
+    assert commands.embedded("egomotion").videos == (tiny / "odometry",)
+    assert commands.embedded("tracking").videos == (tiny / "videos",)
+    command = ("pretrain", "--method", "egomotion", "--iterations", 0, "--batch", 2)
+    found = []
+    for more in ((), ("--images", tiny / "images"), ("--images", tiny / "images", "--budget", "tiny")):
+        code, out, err = bench(capsys, *command, *more)
+        assert code == 0, err
+        found.append(read_encoder(here / out.strip()).provenance)
+    assert [said["variant"] for said in found] == ["", "synthetic", "synthetic"]
+    assert [said["supervision"] for said in found] == ["egomotion"] + ["egomotion, synthetic from stills"] * 2
+    assert [said["dataset"]["name"] for said in found] == ["odometry", "images", "images"]
+    assert [said["solver"]["name"] for said in found] == ["adam", "sgd", "adam"]
+    code, out, err = bench(capsys, *command, "--images", tiny / "images", "--videos", tiny / "odometry")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
 def test_a_stale_result_is_computed_again(here, shrunk, capsys):
     bench(capsys, "pretrain", "--method", "random")
     command = ("transfer", "--task", "classification")
@@ -99,7 +118,7 @@ def test_a_method_and_a_task_are_one_line_each(here, shrunk, capsys, monkeypatch
     """A fake of each, by patching the two dicts: every command knows them."""
     method = types.ModuleType("fake_method")
     source = pretrain.method_module("random")
-    method.__dict__.update({name: getattr(source, name) for name in ("MASKS", "TINY", "defaults", "build")})
+    method.__dict__.update({name: getattr(source, name) for name in ("MASKS", "TINY", "defaults", "source", "build")})
     method.SUPERVISION = "nothing at all"
     task = types.ModuleType("fake_task")
     task.RECIPES = {name: transfer.Recipe(name=name) for name in ("tiny", "quick", "paper")}
