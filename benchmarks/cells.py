@@ -71,13 +71,14 @@ class Cell:
 
 def cells(plan: Plan, places: Places) -> list[Cell]:
     """The cells of the grid, in the plan's order, each with its encoder."""
-    found: list[AnyEncoder] = []
+    found: list[tuple[AnyEncoder, str, int]] = []
     for entry in plan.entries:
         raw: Given | Training
         if isinstance(entry.source, Path):
             raw = Given(entry.row, entry.source)
         else:
             raw = Training(entry.source, entry.folders, places)
-        found += [raw if variant == "raw" else Rescaling(raw, entry.stills, places) for variant in entry.variants]
-    of_all = [(encoder, task, seed) for encoder in found for task in plan.read for seed in plan.seeds]
-    return [Cell(encoder, task, seed, plan.recipe, plan.data, places) for encoder, task, seed in of_all]
+        for variant in entry.variants:
+            encoder = raw if variant == "raw" else Rescaling(raw, entry.stills, places)
+            found += [(encoder, task, seed) for task in entry.tasks for seed in plan.seeds]
+    return [Cell(encoder, task, seed, plan.recipe, plan.data, places) for encoder, task, seed in found]

@@ -1,5 +1,6 @@
 """What a grid shows of itself on stderr: one bar on a terminal, plain lines elsewhere, and the time left."""
 
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from benchmarks.results import Result
 from pretrain.progress import Progress, log
 
 LINE_SECONDS = 60.0
+BAR = 50  # columns that are taken before what is running
 TAIL = 4096  # bytes of a log in which its last line is looked for
 
 
@@ -52,14 +54,14 @@ def spoken(seconds: float | None) -> str:
 
 
 def last_line(path: Path) -> str:
-    """The last whole line of a log, or ""."""
+    """The last line of a log that is the job's own, or ""."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("submitit ")), "")
 
 
 class Display:
@@ -82,7 +84,8 @@ class Display:
         """What is running, with the last line of its log; called often, shown in measure."""
         shown, told = self.shown, [f"{name}: {last_line(log)}" for name, log in running.items()]
         if not shown.bar.disable:
-            shown.bar.set_postfix_str("; ".join([spoken(left), *told])[: (shown.bar.ncols or 160)])
+            room = shutil.get_terminal_size().columns - BAR
+            shown.bar.set_postfix_str("; ".join([spoken(left), *told])[: max(room, 0)])
         elif time.monotonic() - self.lined >= LINE_SECONDS:
             self.lined = time.monotonic()
             log(f"grid: {shown.done}/{shown.total} jobs, {spoken(left)}")

@@ -17,18 +17,19 @@ from transfer.voc import find_devkit
 VARIANTS = ("raw", "rescaled")
 KINDS = ("images", "videos", "shapes")
 BUDGET = ("mask", "loss", "iterations", "batch", "rate", "budget", "seed", "label")
-KEYS = ("method", *BUDGET, *KINDS, "encoder", "variants")
+KEYS = ("method", *BUDGET, *KINDS, "encoder", "variants", "tasks")
 LABEL = r"[A-Za-z0-9_.+-]*"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What to train, on what; or an encoder's file. Which variants of it are rows, and their names."""
+    """What to train, on what; or an encoder's file. Which variants of it are rows, their names, their tasks."""
 
     source: Config | Path
     folders: Folders
     stills: tuple[Path, ...]  # the images that the rescaled variant is balanced on
     variants: tuple[str, ...]
+    tasks: tuple[str, ...]
     row: str
 
     def rows(self) -> list[str]:
@@ -46,21 +47,23 @@ class Written:
     folders: dict[str, list[Value]]
     encoder: Value | None
     variants: tuple[str, ...]
+    tasks: tuple[str, ...]
 
 
-def read_method(value: Value, above: dict[str, Value]) -> Written:
-    """One of the plan's methods; folders and variants that it does not name are those `above` it."""
+def read_method(value: Value, above: dict[str, Value], tasks: tuple[str, ...]) -> Written:
+    """One of the plan's methods; folders, variants and tasks that it does not name are those `above` it."""
     said = value.fields(KEYS)
     folders = {kind: (said.get(kind) or above[kind]).entries() for kind in KINDS if kind in {*said, *above}}
     variants = said.get("variants") or above.get("variants")
     chosen = tuple(v.choice(VARIANTS) for v in once(variants)) if variants else ("raw",)
+    tasks = tuple(v.choice(tasks) for v in once(said["tasks"])) if "tasks" in said else tasks
     encoder = said.get("encoder")
-    if encoder and (other := [key for key in said if key not in ("encoder", "variants", "images")]):
+    if encoder and (other := [key for key in said if key not in ("encoder", "variants", "tasks", "images")]):
         raise said[other[0]].wrong("an encoder file is not trained: leave this out")
     method = "" if encoder else said["method"].choice(METHODS) if "method" in said else value.key
     if not encoder and method not in METHODS:
         raise value.wrong(f"no method of this name: give it a `method`, one of {', '.join(METHODS)}, or an `encoder`")
-    return Written(value, method, _options(method, said), folders, encoder, chosen)
+    return Written(value, method, _options(method, said), folders, encoder, chosen, tasks)
 
 
 def once(value: Value) -> list[Value]:
@@ -115,10 +118,10 @@ def resolve(written: Written, data: Path, *, embedded: bool) -> Entry:
             file = Path(written.encoder.text())
             provenance = read_encoder(file).provenance
             row = row_name(provenance["method"], provenance["variant"])
-            return Entry(file, given, stills, written.variants, row)
+            return Entry(file, given, stills, written.variants, written.tasks, row)
         options = {"budget": "tiny" if tiny else "paper"} | written.options
         config = configure(written.method, folders=given, **options)
-        return Entry(config, given, stills, written.variants, config.name)
+        return Entry(config, given, stills, written.variants, written.tasks, config.name)
 
 
 def _folder(value: Value, data: Path) -> Path:

@@ -10,7 +10,7 @@ Everything is checked before anything starts; an error names the file and the li
       long: {method: context, label: long, iterations: 5000}
       mine: {encoder: mine.safetensors, variants: [raw]}
     variants: [raw, rescaled]        # of every method that names none itself (default: raw)
-    tasks: [classification]          # (default: all)
+    tasks: [classification]          # (default: all); a method may name some of them
     seeds: [0, 1]                    # of the transfer (default: 0)
     launch: {workers: 2, threads: 1}
 """
@@ -84,7 +84,7 @@ def read_plan(file: Path, *, data: Path | None = None) -> Plan:
     tasks = tuple(v.choice(TASKS) for v in once(said["tasks"])) if "tasks" in said else tuple(TASKS)
     seeds = tuple(v.whole() for v in once(said["seeds"])) if "seeds" in said else (0,)
     launch = read_launch(said["launch"]) if "launch" in said else Launch()
-    written = [read_method(value, said) for value in said["methods"].fields().values()]
+    written = [read_method(value, said, tasks) for value in said["methods"].fields().values()]
     if not written:
         raise said["methods"].wrong("no method: add one")
     recipe = _recipe(said["recipe"], tasks)

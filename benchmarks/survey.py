@@ -9,6 +9,7 @@ import pandas as pd
 from benchmarks.cells import Cell, State, cells
 from benchmarks.encoders import AnyEncoder, Given, Places, Rescaling, Training
 from benchmarks.plan import Plan
+from benchmarks.published import NONE
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ def table(plan: Plan, rows: list[Row]) -> str:
 
 
 def _counted(states: list[State]) -> str:
-    """ "done", or "1 done, 2 missing" where seeds differ."""
+    """ "done", or "1 done, 2 missing" where seeds differ; "–" where the plan has no such cell."""
     counts = Counter(states)
-    return states[0] if len(counts) == 1 else ", ".join(f"{number} {state}" for state, number in counts.items())
+    return (
+        states[0]
+        if len(counts) == 1
+        else NONE
+        if not counts
+        else ", ".join(f"{number} {state}" for state, number in counts.items())
+    )

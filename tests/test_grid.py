@@ -215,6 +215,8 @@ def test_a_grid_is_filled_once(grid, run, sums, tiny):
     assert sums() == "4 cells: 4 done, 0 stale, 0 missing; encoders to make: 0"
     grid(TWO.replace("iterations: 2", "iterations: 3"), tasks=both)
     assert sums() == "4 cells: 2 done, 2 stale, 0 missing; encoders to make: 1"
+    grid(TWO.replace("batch: 2", "batch: 2, tasks: [counted]"), tasks=both)
+    assert sums() == "3 cells: 3 done, 0 stale, 0 missing; encoders to make: 0"
     grid(tasks=both, seeds="0, 1")
     assert sums() == "8 cells: 4 done, 0 stale, 4 missing; encoders to make: 2"
     shutil.copytree(tiny, here / "other")

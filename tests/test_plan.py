@@ -111,6 +111,7 @@ WRONG = {  # what is written instead of what → line, said
     "no image": ("    batch: 2", "    batch: 0", 10, "methods.long.batch: 0 is less than 1"),
     "no number": ("5e-4", "fast", 6, "methods.context.rate: 'fast' is not a positive number"),
     "not a number": ("5e-4", ".nan", 6, "'.nan' is not a positive number"),
+    "a task of no column": ("    label: long", "    tasks: [detection]", 11, "tasks: no 'detection'; there are"),
     "a list for a word": ("recipe: tiny", "recipe: [tiny]", 1, "recipe: needs one word or number"),
     "a word for a list": ("[classification]", "classification", 15, "tasks: needs a list"),
     "an empty list": ("[classification]", "[]", 15, "tasks: needs a list"),
