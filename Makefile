@@ -1,4 +1,4 @@
-# make demo   install, make the embedded data, pre-train, transfer to the three tasks, print the table
+# make demo   install, make the embedded data, fill the plan `tiny` (every row of the table), print the table
 # make test   install, run the tests
 # make lint   install, ruff and mypy
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -23,9 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt overrides.txt requirements-de
 	touch $@
 
 demo: install
-	$(BIN)/bench pretrain
-	$(BIN)/bench transfer --task all
-	$(BIN)/bench table2 --recipe tiny
+	$(BIN)/bench run tiny
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -17,7 +17,7 @@ Answer = tuple[int, str]
 
 
 def pretrain(options: argparse.Namespace) -> Answer:
-    from pretrain.parallel import group
+    from pretrain.parallel import group, in_turn
     from pretrain.train import configure, pretrain
 
     given = Folders(*(tuple(found or ()) for found in (options.images, options.videos, options.shapes)))
@@ -25,8 +25,9 @@ def pretrain(options: argparse.Namespace) -> Answer:
     folders = embedded(options.method) if tiny else given
     folders = replace(folders, shapes=given.shapes or (_default_shapes(),))
     with group(torch_device(options.device)) as (shard, device):
-        if (tiny and options.method != "random") or any(TINY in folder.parents for folder in folders.shapes):
-            _make_tiny()
+        if (tiny and (options.method != "random" or options.batch)) or any(TINY in folder.parents for folder in folders.shapes):
+            with in_turn(shard):
+                _make_tiny()
         config = configure(
             options.method,
             folders=folders,

@@ -30,7 +30,7 @@ PROBED = {  # name → the module whose import shows that it works
     "mmseg": "mmseg.models",
     "detectron2": "detectron2.modeling",
 }
-FOUND = ("sklearn", "pandas", "safetensors", "scipy", "yaml", "pycocotools")  # it is enough that they are there
+FOUND = ("sklearn", "pandas", "safetensors", "scipy", "yaml", "pycocotools", "submitit")  # it is enough that they are there
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPENCV = OPENCVS[-1]
 OPENCV_VERSION = "5.0.0.93"

@@ -138,7 +138,7 @@ def _add_import(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     add = parser.add_argument
     add("file", type=Path, nargs="?", metavar="FILE", help="the weights")
     add("--list", action="store_true", help="print a table of the known published files, and stop")
-    add("--method", type=_row, metavar="NAME", help="the row these weights make, as context, motion, bigan")
+    add("--method", type=_row, metavar="NAME", help="the row these weights make, as context, tracking, bigan")
     add("--variant", type=_label, metavar="V", help="added to the row's name")
     add("--known", metavar="NAME", help="take method and preprocessing from this known file (see --list)")
     add("--order", choices=("bgr", "rgb"), help="of the file's input channels (default: bgr for .caffemodel, else rgb)")

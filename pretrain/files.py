@@ -121,6 +121,9 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise write_error(path, error) from error
     with file:
-        # lockf, not flock: forked workers inherit that one, and would keep it when we are killed.
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        try:
+            # lockf, not flock: forked workers inherit that one, and would keep it when we are killed.
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError as error:  # a file system without locks
+            raise Failed(f"{path}: cannot be locked ({error.strerror}): give --runs on another file system") from error
         yield

@@ -19,7 +19,7 @@ from pretrain.store import Source, Store
 
 SUPERVISION = "1000 class labels"
 MASKS = ()
-TINY = Defaults(iterations=240, batch=32, rate=1e-4, calibrate=True)  # on the embedded data, without --images
+TINY = Defaults(iterations=120, batch=32, rate=1e-4, calibrate=True)  # on the embedded data, without --images
 IMAGENET = 1000
 
 Batch = tuple[Tensor, Tensor]

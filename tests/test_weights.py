@@ -320,6 +320,11 @@ def test_an_encoder_outside_of_runs_is_the_last_too(here, capsys):
     assert encoder.provenance["supervision"] == "imported"
 
 
+def test_how_many_classes_imported_labels_were_is_not_made_up(here, capsys):
+    assert bench("import", "a.pth", "--method", "labels", "--variant", "mine") == 0
+    assert read_encoder(Path(capsys.readouterr().out.strip())).provenance["supervision"] == "class labels"
+
+
 def test_another_reading_is_another_place(here, capsys):
     for order in ("rgb", "bgr"):
         assert bench("import", "a.pth", "--method", "x", "--order", order) == 0
