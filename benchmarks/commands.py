@@ -25,7 +25,8 @@ def pretrain(options: argparse.Namespace) -> Answer:
     folders = embedded(options.method) if tiny else given
     folders = replace(folders, shapes=given.shapes or (_default_shapes(),))
     with group(torch_device(options.device)) as (shard, device):
-        if (tiny and (options.method != "random" or options.batch)) or any(TINY in folder.parents for folder in folders.shapes):
+        reads = tiny and (options.method != "random" or options.batch)
+        if reads or any(TINY in folder.parents for folder in folders.shapes):
             with in_turn(shard):
                 _make_tiny()
         config = configure(
@@ -154,7 +155,7 @@ def default_data(recipe: str) -> Path:
 
 
 def _make_tiny() -> None:
-    from benchmarks.tiny import make_tiny
+    from benchmarks.embedded.tiny import make_tiny
 
     make_tiny(TINY)
 
@@ -172,10 +173,10 @@ def torch_device(name: str | None) -> "torch.device":
 
 
 def run(options: argparse.Namespace) -> Answer:
-    from benchmarks.encoders import Places
-    from benchmarks.grid import fill
-    from benchmarks.plan import find_plan, read_plan
-    from benchmarks.survey import survey, table
+    from benchmarks.grid.encoders import Places
+    from benchmarks.grid.fill import fill
+    from benchmarks.grid.plan import find_plan, read_plan
+    from benchmarks.grid.survey import survey, table
     from benchmarks.table2 import report
 
     plan = read_plan(find_plan(options.plan), data=options.data)
@@ -209,7 +210,7 @@ def compare(options: argparse.Namespace) -> Answer:
 
 
 def data_tiny(options: argparse.Namespace) -> Answer:
-    from benchmarks.tiny import make_tiny
+    from benchmarks.embedded.tiny import make_tiny
 
     make_tiny(options.dir, seed=options.seed)
     return 0, f"{options.dir}\n"

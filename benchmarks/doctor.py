@@ -30,7 +30,8 @@ PROBED = {  # name → the module whose import shows that it works
     "mmseg": "mmseg.models",
     "detectron2": "detectron2.modeling",
 }
-FOUND = ("sklearn", "pandas", "safetensors", "scipy", "yaml", "pycocotools", "submitit")  # it is enough that they are there
+# It is enough that these are there.
+FOUND = ("sklearn", "pandas", "safetensors", "scipy", "yaml", "pycocotools", "submitit")
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPENCV = OPENCVS[-1]
 OPENCV_VERSION = "5.0.0.93"

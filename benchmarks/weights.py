@@ -159,8 +159,6 @@ def _supervision(method: str, known: Known | None) -> str:
     """The table's second column: the known file's, the method's own, the paper's, or "imported"."""
     if known and known.method == method and known.supervision:
         return known.supervision
-    if method == "labels":  # how many classes, the file does not say
-        return "class labels"
     if method in METHODS:
         return method_module(method).SUPERVISION
     rows = {row["method"]: row["supervision"] for row in published("table2")}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.tiny import Counts, make_tiny
+from benchmarks.embedded.tiny import Counts, make_tiny
 from pretrain.alexnet import AlexNet, Encoder, read_encoder, save_encoder
 
 PROVENANCE = {"method": "random", "variant": "", "supervision": "initialization", "iterations": 0, "seed": 0}

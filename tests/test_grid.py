@@ -14,7 +14,7 @@ import torch
 
 import transfer
 from benchmarks import cli
-from benchmarks.attempt import Papers, alone, holder, read_failure
+from benchmarks.grid.attempt import Papers, alone, holder, read_failure
 from benchmarks.results import read_result
 from pretrain import Folders
 from pretrain.alexnet import read_encoder
@@ -348,7 +348,7 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
     """Also when a child of the killed process lives on, as the decoders of images do."""
     path = tmp_path / "lock"
     code = (
-        "import sys, os, time; from pathlib import Path; from benchmarks.attempt import alone\n"
+        "import sys, os, time; from pathlib import Path; from benchmarks.grid.attempt import alone\n"
         "with alone(Path(sys.argv[1])) as ours:\n"
         "    child = os.fork()\n"
         "    if child: print(ours, child, flush=True)\n"

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from benchmarks import cli, commands
-from benchmarks.plan import PLANS, Launch, find_plan, read_plan
+from benchmarks.grid.plan import PLANS, Launch, find_plan, read_plan
 from pretrain import METHODS
 from pretrain.alexnet import AlexNet, save_encoder
 from pretrain.files import Missing, Usage

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.io import savemat
 
-from benchmarks.tiny import Counts, make_tiny
+from benchmarks.embedded.tiny import Counts, make_tiny
 from pretrain.alexnet import Encoder
 from pretrain.files import Failed, Missing
 from transfer import detection, voc

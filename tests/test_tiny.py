@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import data, tiny
-from benchmarks.scenes import CLASSES, scene
+from benchmarks import data
+from benchmarks.embedded import tiny
+from benchmarks.embedded.scenes import CLASSES, scene
 from pretrain.files import Failed, Usage, digest
 from pretrain.randomness import derived
 from transfer import voc

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import tiny, videos
-from benchmarks.billboards import SIZE, Billboard
-from benchmarks.worlds import WORLDS, World
+from benchmarks.embedded import tiny, videos
+from benchmarks.embedded.billboards import SIZE, Billboard
+from benchmarks.embedded.worlds import WORLDS, World
 from pretrain.files import digest
 
 Matrix = NDArray[np.float64]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.cells import Cell, State, cells
-from benchmarks.encoders import AnyEncoder, Given, Places, Rescaling, Training
-from benchmarks.plan import Plan
+from benchmarks.grid.cells import Cell, State, cells
+from benchmarks.grid.encoders import AnyEncoder, Given, Places, Rescaling, Training
+from benchmarks.grid.plan import Plan
 from benchmarks.published import NONE
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks import commands
-from benchmarks.encoders import AnyEncoder, Given, Places, Rescaling, Training, encoder, there
-from benchmarks.plan import Plan
+from benchmarks.grid.encoders import AnyEncoder, Given, Places, Rescaling, Training, encoder, there
+from benchmarks.grid.plan import Plan
 from benchmarks.results import read_result, result_path, same_run
 from benchmarks.run import transfer
 from pretrain.alexnet import read_encoder

@@ -21,8 +21,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from benchmarks import commands
-from benchmarks.entries import KINDS, Entry, Written, at, once, read_method, resolve
-from benchmarks.lines import Value, read_lines
+from benchmarks.grid.entries import KINDS, Entry, Written, at, once, read_method, resolve
+from benchmarks.grid.lines import Value, read_lines
 from benchmarks.run import read_data
 from transfer import TASKS, Data
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import commands
-from benchmarks.lines import Value
+from benchmarks.grid.lines import Value
 from pretrain import METHODS, Folders, method_module, row_name
 from pretrain.alexnet import read_encoder
 from pretrain.files import Failed, Missing

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image as Pictures
 
-from benchmarks.billboards import FOCAL, SIZE, Billboard, Matrix
-from benchmarks.scenes import develop
-from benchmarks.textures import FINE, SHIFT, TILE, Image, fade, multiply, tile
-from benchmarks.worlds import WORLDS, Ground, World, world
+from benchmarks.embedded.billboards import FOCAL, SIZE, Billboard, Matrix
+from benchmarks.embedded.scenes import develop
+from benchmarks.embedded.textures import FINE, SHIFT, TILE, Image, fade, multiply, tile
+from benchmarks.embedded.worlds import WORLDS, Ground, World, world
 from pretrain.randomness import derived
 
 RATE = 10.0  # frames a second

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from benchmarks.textures import (
+from benchmarks.embedded.textures import (
     FINE,
     TILE,
     WHITE,

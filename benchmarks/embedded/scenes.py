@@ -18,9 +18,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from benchmarks.figures import AIRBORNE, FIGURES, LOADS, RAISED, Figure, Load
-from benchmarks.settings import SETTINGS, Stage
-from benchmarks.textures import FINE, Frame, Image, Pen, fade, hsv, multiply, sample, tone
+from benchmarks.embedded.figures import AIRBORNE, FIGURES, LOADS, RAISED, Figure, Load
+from benchmarks.embedded.settings import SETTINGS, Stage
+from benchmarks.embedded.textures import FINE, Frame, Image, Pen, fade, hsv, multiply, sample, tone
 
 Mask = NDArray[np.bool_]
 

@@ -13,8 +13,8 @@ from typing import Protocol
 
 import submitit
 
-from benchmarks.attempt import Job, Outcome, attempt
-from benchmarks.plan import Launch
+from benchmarks.grid.attempt import Job, Outcome, attempt
+from benchmarks.grid.plan import Launch
 from pretrain.files import Failed, Missing, Usage, write_error
 
 Handle = submitit.Job[Outcome]

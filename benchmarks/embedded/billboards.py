@@ -15,9 +15,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from benchmarks.figures import AIRBORNE, FIGURES, LOADS
-from benchmarks.scenes import Actor, perform, seated
-from benchmarks.textures import FINE, Colour, Image, Pen
+from benchmarks.embedded.figures import AIRBORNE, FIGURES, LOADS
+from benchmarks.embedded.scenes import Actor, perform, seated
+from benchmarks.embedded.textures import FINE, Colour, Image, Pen
 
 Matrix = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from benchmarks.billboards import FOCAL, SPEEDS, Billboard, Matrix, View, figure, prop
-from benchmarks.figures import AIRBORNE, FIGURES, RAISED
-from benchmarks.scenes import exposure
-from benchmarks.settings import SETTINGS, house, tree
-from benchmarks.textures import FINE, WHITE, Colour, Pen, circle, hsv, paint, tone
+from benchmarks.embedded.billboards import FOCAL, SPEEDS, Billboard, Matrix, View, figure, prop
+from benchmarks.embedded.figures import AIRBORNE, FIGURES, RAISED
+from benchmarks.embedded.scenes import exposure
+from benchmarks.embedded.settings import SETTINGS, house, tree
+from benchmarks.embedded.textures import FINE, WHITE, Colour, Pen, circle, hsv, paint, tone
 
 BACK = 45.0  # z of the backdrop outdoors
 WALLS = {"street": 8.5, "living": 5.5, "kitchen": 5.5, "counter": 5.5}  # where it is a wall: behind the nearest figure

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from benchmarks.textures import BLACK, GREY, WHITE, Colour, Pen, Point, circle, hsv, paint, tone
+from benchmarks.embedded.textures import BLACK, GREY, WHITE, Colour, Pen, Point, circle, hsv, paint, tone
 
 # An outline reads as a row of points, not as a column: hence
 # fmt: off

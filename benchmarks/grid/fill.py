@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.attempt import Failure, Papers, holder, read_failure
-from benchmarks.cells import Cell
-from benchmarks.display import Display, Durations, stated
-from benchmarks.encoders import Given, Places, Rescaling, Training
-from benchmarks.launch import Handle, Launcher, last_words, launcher, outcome
-from benchmarks.plan import Plan
+from benchmarks.grid.attempt import Failure, Papers, holder, read_failure
+from benchmarks.grid.cells import Cell
+from benchmarks.grid.display import Display, Durations, stated
+from benchmarks.grid.encoders import Given, Places, Rescaling, Training
+from benchmarks.grid.launch import Handle, Launcher, last_words, launcher, outcome
+from benchmarks.grid.plan import Plan
+from benchmarks.grid.survey import Row, encoders
 from benchmarks.results import read_results
-from benchmarks.survey import Row, encoders
 from pretrain.progress import log
 
 AGAIN_SECONDS = 2.0  # between two looks at a job that another process is at

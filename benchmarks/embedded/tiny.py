@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks import videos
-from benchmarks.scenes import Object, Scene, scene
+from benchmarks.embedded import videos
+from benchmarks.embedded.scenes import Object, Scene, scene
 from pretrain.files import Failed, Usage, write_error, write_text
 from pretrain.progress import progress
 from pretrain.randomness import derived

@@ -1,0 +1,1 @@
+"""The embedded data: a synthetic VOC, folders of images, films, and frames with poses, drawn from a seed."""
