@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from pretrain.randomness import ALONE, Shard
 
@@ -18,16 +19,26 @@ PATIENCE = timedelta(hours=24)
 
 @contextmanager
 def group(device: torch.device) -> Iterator[tuple[Shard, torch.device]]:
-    """Join the processes that torchrun started (alone without it): this one's part, and its device."""
+    """Join the processes that torchrun started (alone without it): this one's part, and its device.
+
+    When one fails the others do, too: of them all the first raises what it has to say, the rest SystemExit.
+    """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield ALONE, device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, world = next(rendezvous("env://", timeout=PATIENCE))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Shard(dist.get_rank(), dist.get_world_size()), device
+        yield Shard(rank, world), device
+    except BaseException as error:
+        # Counted before the group is left, which is how the others learn of it.
+        if store.add("failed", 1) > 1:
+            raise SystemExit(getattr(error, "exit_code", 1)) from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -36,6 +47,16 @@ def wait(shard: Shard) -> None:
     """Until all processes are here."""
     if shard.world > 1:
         dist.barrier()
+
+
+@contextmanager
+def in_turn(shard: Shard) -> Iterator[None]:
+    """Process 0 does what is inside before the others do, who find the files it made."""
+    if shard.rank:
+        wait(shard)
+    yield
+    if not shard.rank:
+        wait(shard)
 
 
 class _Total(torch.autograd.Function):

@@ -119,11 +119,8 @@ def pretrain(config: Config, *, folders: Folders, runs: Path, device: torch.devi
     if config.batch % shard.world:
         raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
     source = method_module(config.method).source(folders) if config.batch else None
-    if shard.rank:
-        parallel.wait(shard)  # for the first process to have decoded the data
-    data = source.open(runs / "stores") if source else None
-    if not shard.rank:
-        parallel.wait(shard)
+    with parallel.in_turn(shard):
+        data = source.open(runs / "stores") if source else None
     if data and not len(data.train):
         raise Usage(f"{data.record['name']}: nothing to train on: all its items are held out")
     cut, shapes = _shapes(config, folders)
