@@ -1,5 +1,6 @@
 """The ImageNet labels row of Table 2 (protocols 1.2, 7.6): CaffeNet, trained to name what an image shows."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pretrain.randomness import Draw
 from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
 
-SUPERVISION = "1000 class labels"
+SUPERVISION = "class labels"
 MASKS = ()
 TINY = Defaults(iterations=120, batch=32, rate=1e-4, calibrate=True)  # on the embedded data, without --images
 IMAGENET = 1000
@@ -46,7 +47,7 @@ def source(folders: Folders) -> Source:
         LabelledImages,
         labels=torch.tensor([names.index(name) for name, _ in found]),
         validation=torch.tensor([aside for _, aside in found]),
-        classes=len(names),
+        names=names,
     )
     kind = "" if len(names) == IMAGENET else f"{len(names)}-classes"
     return stills(files, f"{len(names)} class labels", data, kind=kind)
@@ -69,19 +70,26 @@ def _parted(folder: Path) -> bool:
 
 
 class LabelledImages(Images):
-    """Crops and labels: N×3×227×227 and N int64. Without a val folder one image in 20 of each class is held out."""
+    """Crops and labels: N×3×227×227 and N int64. Without val images one image in 20 of each class is held out.
 
-    def __init__(self, store: Store, *, labels: Tensor, validation: Tensor, classes: int) -> None:
+    Raises Missing when a class has no image to train on: none there, or none that can be decoded.
+    """
+
+    def __init__(self, store: Store, *, labels: Tensor, validation: Tensor, names: Sequence[str]) -> None:
         super().__init__(store)
         owners = store.owners()
-        self.labels, self.classes = labels[owners], classes
-        self.record = self.record | {"classes": classes}
-        if validation.any():
+        self.labels, self.classes, aside = labels[owners], len(names), validation[owners]
+        self.record = self.record | {"classes": self.classes}
+        if aside.any():
             items = torch.arange(store.images)
-            self.train, self.held_out = items[~validation[owners]], items[validation[owners]]
+            self.train, self.held_out = items[~aside], items[aside]
         else:
             by_class = torch.argsort(self.labels, stable=True)
             self.train, self.held_out = (by_class[part].sort().values for part in split(store.images))
+        seen = self.labels[self.train].bincount(minlength=self.classes).tolist()
+        if unseen := [name for name, images in zip(names, seen, strict=True) if not images]:
+            few = ", ".join(unseen[:10])
+            raise Missing(f"{store.name}: no image to train on of class {few}: add some, or remove the folder")
 
     def read(self, items: Tensor) -> tuple[Tensor, ...]:
         """N×256×256×3 uint8 and N int64."""
