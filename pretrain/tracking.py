@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pretrain import Dataset, Defaults, Folders, Solver
 from pretrain.alexnet import AlexNet
-from pretrain.files import Usage
+from pretrain.files import Missing, Usage
 from pretrain.fillers import filled
 from pretrain.images import SIDE, Images, centre_crop, crop_and_mirror, find_all, last_groups, split
 from pretrain.motion import moved_stills, reach, views
@@ -45,12 +45,17 @@ def source(folders: Folders) -> Source:
 
 
 class Tracks(Images):
-    """First and last patches: two N×3×227×227. The tracks of the last tenth of the videos are held out."""
+    """First and last patches: two N×3×227×227. The tracks of the last tenth of the videos are held out.
+
+    Raises Missing when fewer than two are left, which there is no telling apart.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         videos = store.owners()[::2]
         self.train, self.held_out = last_groups(videos)
+        if len(self.train) < 2:
+            raise Missing(f"{store.name}: {len(self.train)} track to train on, 2 are the least: give more videos")
         self.record = self.record | {
             "images": 2 * len(videos),
             "tracks": len(videos),
@@ -142,9 +147,14 @@ class Tracking(Pretext[Batch]):
         return Loss(kept.sum(), torch.tensor(kept.numel()))
 
     def hinges(self, first: Tensor, last: Tensor, draw: Draw) -> Tensor:
-        """Two n×1024, n of the batch's N tracks → n×2N: both hinges of each other patch, 0 for a track's own."""
+        """Two n×1024, n of the batch's N tracks → n×2N: both hinges of each other patch, 0 for a track's own.
+
+        Raises Usage when there is no other.
+        """
         together = (first * last).sum(1, keepdim=True)
         others = torch.cat([gathered(part, draw.shard) for part in (first, last)])
+        if len(others) == 2:
+            raise Usage("--batch 1: tracking tells the tracks of a batch apart: give 2 or more")
         hinges = sum(F.relu(MARGIN + part @ others.T - together) for part in (first, last))
         assert isinstance(hinges, Tensor)
         number = torch.arange(len(others) // 2, device=first.device)

@@ -19,6 +19,7 @@ SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 LENGTH = 30  # frames from the first patch to the last
 STRIDE = 6  # frames between the starts of tracks
 SHORTER = 448  # frames with a longer shorter side are reduced to it; paper: 448×600
+SMALLEST = 32  # pixels of the shorter side: of less there is no patch to speak of, nor flow
 PATCH = 227 / 448  # of the shorter side
 AHEAD = 3  # frames over which the flow is measured
 MOVING = 1.0  # pixels of flow, over AHEAD frames, that the camera's does not explain
@@ -49,6 +50,9 @@ def tracks(path: Path) -> list[bytes] | str:
     count = 0
     try:
         for frame in frames(path):
+            height, width = frame.shape[:2]
+            if min(height, width) < SMALLEST:
+                return f"too small ({width}×{height}): {SMALLEST} pixels are the least"
             clip.append(frame)
             count += 1
             if len(clip) == clip.maxlen and (count - len(clip)) % STRIDE == 0:
