@@ -106,19 +106,19 @@ def cut(raw: Tensor, draw: Draw) -> Tensor:
 def defended(patches: Tensor, draw: Draw) -> Tensor:
     """P×3×96×96 → the same, robbed of what gives the place of a patch away: chromatic aberration, resolution.
 
-    A third lose detail (down to a side of 10 to 95 pixels and up again); all keep one colour channel
+    A third lose detail (down to 10² to 95² pixels and up again); all keep one colour channel
     at random, the others becoming noise; all are normalised to a root mean square of RMS.
     """
     count = len(patches)
     drawn = draw.rand(count, 3)
     for number in (drawn[:, 0] < SHRUNK).nonzero().flatten().tolist():
-        side = 10 + int(drawn[number, 1] * 86)
+        side = int(math.sqrt(10**2 + drawn[number, 1] * (95**2 - 10**2)))  # released code: uniform in pixels
         small = F.interpolate(patches[number, None], size=(side, side), mode="bilinear", antialias=True)
         patches[number] = F.interpolate(small, size=(PATCH, PATCH), mode="bilinear")[0]
     kept = F.one_hot((drawn[:, 2] * 3).long(), 3).bool()[:, :, None, None]
     centred = patches - patches.mean((2, 3), keepdim=True)
     coloured = torch.where(kept, centred, draw.rand(*patches.shape) - 0.5)
-    return coloured * (RMS / coloured.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1.0))
+    return coloured * (RMS / coloured.square().mean((1, 2, 3), keepdim=True).sqrt())  # never 0, for the noise
 
 
 def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor | None) -> "Relative":
@@ -228,7 +228,7 @@ class Relative(Pretext[Tensor]):
 
     def trained(self) -> AlexNet:
         """The trunk with the batch norms folded into conv3–conv5; it wants rescaling (`bench rescale`)."""
-        trunk = AlexNet(UNGROUPED)
+        trunk = AlexNet(UNGROUPED).to(self.encoder.conv1.weight.device)
         trunk.load_state_dict(self.encoder.state_dict())
         for norm, conv in zip(self.norms, trunk.convs()[2:], strict=False):
             assert isinstance(norm, BatchNorm)
