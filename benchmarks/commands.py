@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain import Folders
+from pretrain import Folders, method_module
 from pretrain.files import Missing, Usage
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def pretrain(options: argparse.Namespace) -> Answer:
     given = Folders(*(tuple(found or ()) for found in (options.images, options.videos, options.shapes)))
     tiny = not given.images and not given.videos
     folders = embedded(options.method) if tiny else given
-    folders = replace(folders, shapes=given.shapes or (_default_shapes(),))
+    if not given.shapes:
+        folders = replace(folders, shapes=(_default_shapes(),) if method_module(options.method).MASKS else ())
     with group(torch_device(options.device)) as (shard, device):
         reads = tiny and (options.method != "random" or options.batch)
         if reads or any(TINY in folder.parents for folder in folders.shapes):
