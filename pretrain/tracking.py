@@ -41,7 +41,7 @@ def source(folders: Folders) -> Source:
     if folders.images:
         raise Usage("tracking: give --videos or --images (motion made from stills), not both")
     files = [(folder, path) for folder in folders.videos for path in find_videos(folder)]
-    return Source(files, SUPERVISION, Tracks, tracks, SIDE, f"tracks {LENGTH} {STRIDE}")
+    return Source(files, SUPERVISION, Tracks, tracks, SIDE, f"whole tracks {LENGTH} {STRIDE}")
 
 
 class Tracks(Images):

@@ -128,7 +128,8 @@ def follow(clip: list[Frame], first: Box) -> Box | None:
             return None
     x, y, width, height = (int(n) for n in box)
     inside = 0 <= x <= clip[-1].shape[1] - width and 0 <= y <= clip[-1].shape[0] - height
-    return (x, y, width, height) if inside else None
+    whole = (width, height) == first[2:]  # KCF cuts off what lies beyond the frame
+    return (x, y, width, height) if inside and whole else None
 
 
 def patch(frame: Frame, box: Box) -> bytes:
