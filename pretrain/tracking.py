@@ -73,7 +73,7 @@ class Tracks(Images):
 
 
 class MovedStills(Images):
-    """Two views of a still each, the second a little aside, turned, nearer or farther, lighter or darker."""
+    """Two views of a still each, the second a little aside, turned, nearer or farther, of more or less contrast."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -94,8 +94,8 @@ class MovedStills(Images):
         end = start + 0.2 * side[:, None] * moved[:, 2:4]
         room = reach(later, angle)[:, None]
         end = torch.minimum(torch.maximum(end, room), SIDE - room)
-        light = 1.2 ** moved[:, 4].view(-1, 1, 1, 1)
-        return views(pixels, start, side, torch.zeros_like(angle)), views(pixels, end, later, angle) * light
+        contrast = 1.2 ** moved[:, 4].view(-1, 1, 1, 1)
+        return views(pixels, start, side, torch.zeros_like(angle)), views(pixels, end, later, angle) * contrast
 
 
 def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor | None) -> "Tracking":
