@@ -26,8 +26,8 @@ def pretrain(options: argparse.Namespace) -> Answer:
     if not given.shapes:
         folders = replace(folders, shapes=(_default_shapes(),) if method_module(options.method).MASKS else ())
     with group(torch_device(options.device)) as (shard, device):
-        reads = tiny and (options.method != "random" or options.batch)
-        if reads or any(TINY in folder.parents for folder in folders.shapes):
+        reads = method_module(options.method).TINY.batch or options.batch
+        if (tiny and reads) or any(TINY in folder.parents for folder in folders.shapes):
             with in_turn(shard):
                 _make_tiny()
         config = configure(
@@ -48,9 +48,9 @@ def pretrain(options: argparse.Namespace) -> Answer:
 
 def embedded(method: str) -> Folders:
     """Where the embedded data has what a method is trained on."""
-    images, videos = (TINY / "images",), {"egomotion": (TINY / "odometry",), "tracking": (TINY / "videos",)}
-    shapes = (TINY / "VOCdevkit" / "VOC2012",)
-    return Folders(() if method in videos else images, videos.get(method, ()), shapes)
+    name, shapes = method_module(method).EMBEDDED, (TINY / "VOCdevkit" / "VOC2012",)
+    kind = "images" if name == "images" else "videos"
+    return Folders(shapes=shapes, **{kind: (TINY / name,)})
 
 
 def rescale(options: argparse.Namespace) -> Answer:
@@ -151,7 +151,7 @@ def default_data(recipe: str) -> Path:
         _make_tiny()
         return TINY
     if "BENCH_DATA" not in os.environ:
-        raise Missing(f"recipe {recipe} needs real VOC data: give --data DIR, or set $BENCH_DATA")
+        raise Missing(f"recipe {recipe} needs real VOC data: give --data DIR, or set $BENCH_DATA (a plan: `data`)")
     return Path(os.environ["BENCH_DATA"])
 
 

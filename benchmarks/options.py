@@ -41,7 +41,7 @@ How good are the features that a pre-training learned? Table 2 of Context Encode
   bench import FILE --method NAME     or make one of published weights (bench import --list, bench fetch)
   bench transfer --task all           score it: classification, detection, segmentation
   bench run PLAN                      all of that for a grid of methods, tasks and seeds, on one machine or Slurm
-  bench table2 > results/table2.md    print the table of all results
+  bench table2 > table2.md    print the table of all results
 
 Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted."""
 

@@ -5,6 +5,7 @@ A method's module holds
 - ``SUPERVISION``: the word in the table's second column;
 - ``MASKS``: the mask kinds it can be given (the first is the default), or ();
 - ``defaults(mask) -> Defaults``: the paper's budget; ``TINY``: one for the embedded data;
+- ``EMBEDDED``: the folder of that data it is trained on, "images", "videos" or "odometry";
 - ``source(folders) -> Source``: what it is trained on, found and checked but not yet decoded;
 - ``build(data, *, mask, loss, shapes) -> Pretext``: the network that turns batches into a loss.
 """
@@ -99,6 +100,7 @@ class MethodModule(Protocol):
     SUPERVISION: str
     MASKS: tuple[str, ...]
     TINY: Defaults
+    EMBEDDED: str
     defaults: Callable[[str | None], Defaults]
     source: "Callable[[Folders], Source]"
     build: "Callable[..., Pretext[Any]]"

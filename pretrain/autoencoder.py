@@ -13,7 +13,8 @@ from pretrain.randomness import Draw
 
 SUPERVISION = "-"
 MASKS = ()
-TINY = Defaults(iterations=80, batch=32, rate=1e-4)  # on the embedded data, without --images
+TINY = Defaults(iterations=80, batch=32, rate=1e-4)
+EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)
 
 

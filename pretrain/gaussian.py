@@ -11,7 +11,8 @@ from pretrain.pretext import Pretext
 
 SUPERVISION = "initialization"
 MASKS = ()
-TINY = Defaults(iterations=0, batch=0, rate=0.0)  # on the embedded data, without --images
+TINY = Defaults(iterations=0, batch=0, rate=0.0)
+EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)
 
 

@@ -17,7 +17,8 @@ from pretrain.rescale import IMAGES, initialise, rescale_trunk
 
 SUPERVISION = "initialization"
 MASKS = ()
-TINY = Defaults(iterations=0, batch=IMAGES, rate=0.0)  # on the embedded data, without --images
+TINY = Defaults(iterations=0, batch=IMAGES, rate=0.0)
+EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)
 
 

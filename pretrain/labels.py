@@ -20,7 +20,8 @@ from pretrain.store import Source, Store
 
 SUPERVISION = "class labels"
 MASKS = ()
-TINY = Defaults(iterations=80, batch=32, rate=1e-4, calibrate=True)  # on the embedded data, without --images
+TINY = Defaults(iterations=80, batch=32, rate=1e-4, calibrate=True)
+EMBEDDED = "images"
 IMAGENET = 1000
 
 Batch = tuple[Tensor, Tensor]

@@ -20,14 +20,15 @@ from pretrain.store import Source, Store, centre_square, open_image
 
 SUPERVISION = "relative context"
 MASKS = ()
-TINY = Defaults(iterations=80, batch=2, rate=1e-4)  # on the embedded data, without --images
+TINY = Defaults(iterations=80, batch=2, rate=1e-4)
+EMBEDDED = "images"
 PATCH, GAP, JITTER = 96, 48, 7
 ACROSS = 3  # patches of a grid along each side
 GRIDS = 4  # an image
 AREA = (150_000, 450_000)  # pixels of a resized image
 SPAN = ACROSS * PATCH + (ACROSS - 1) * GAP + 2 * JITTER  # what a grid covers: 398
 SIDE = 400  # of stored images
-# An image is enlarged to hold a grid, but no more than threefold.
+# A stored square is at most three times its image.
 LEAST = math.ceil(SPAN / 3)
 SHRUNK, RMS = 0.33, 50.0  # the share of patches that lose detail; what patches are normalised to
 UNGROUPED = Architecture(groups=(1, 1, 1, 1, 1))
@@ -227,7 +228,7 @@ class Relative(Pretext[Tensor]):
         return list(batch.unbind(1))
 
     def trained(self) -> AlexNet:
-        """The trunk with the batch norms folded into conv3–conv5; it wants rescaling (`bench rescale`)."""
+        """The trunk with the batch norms folded into conv3–conv5; later papers rescale it (`bench rescale`)."""
         trunk = AlexNet(UNGROUPED).to(self.encoder.conv1.weight.device)
         trunk.load_state_dict(self.encoder.state_dict())
         for norm, conv in zip(self.norms, trunk.convs()[2:], strict=False):

@@ -118,7 +118,9 @@ def test_a_method_and_a_task_are_one_line_each(here, shrunk, capsys, monkeypatch
     """A fake of each, by patching the two dicts: every command knows them."""
     method = types.ModuleType("fake_method")
     source = pretrain.method_module("random")
-    method.__dict__.update({name: getattr(source, name) for name in ("MASKS", "TINY", "defaults", "source", "build")})
+    method.__dict__.update(
+        {name: getattr(source, name) for name in ("MASKS", "TINY", "EMBEDDED", "defaults", "source", "build")}
+    )
     method.SUPERVISION = "nothing at all"
     task = types.ModuleType("fake_task")
     task.RECIPES = {name: transfer.Recipe(name=name) for name in ("tiny", "quick", "paper")}

@@ -66,6 +66,13 @@ def plan(here, tiny, mine):
     return read
 
 
+def test_a_method_with_videos_is_not_trained_on_the_images_of_all(plan, tiny):
+    text = "recipe: tiny\ndata: {tiny}\nimages: [images]\nmethods:\n  egomotion: {{videos: [odometry]}}\n  relative:\n"
+    film, still = plan(text + "variants: [raw, rescaled]\ntasks: [classification]").entries
+    assert (film.folders.images, film.folders.videos) == ((), (tiny / "odometry",))
+    assert still.folders.images == film.stills == still.stills == (tiny / "images",)
+
+
 def test_a_whole_plan_is_read(plan, tiny, mine):
     read = plan(WHOLE, ("label: short", "label: short, variants: [raw]"))
     assert (read.recipe, read.data, read.seeds) == ("tiny", tiny, (0, 7))

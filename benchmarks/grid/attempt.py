@@ -146,8 +146,10 @@ def alone(path: Path) -> Iterator[bool]:
     with path.open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             yield False
+        except OSError as error:  # a file system without locks
+            raise Failed(f"{path}: cannot be locked ({error.strerror}): give --runs on another file system") from error
         else:
             yield True
 

@@ -45,15 +45,22 @@ class Written:
     method: str
     options: dict[str, Any]
     folders: dict[str, list[Value]]
+    stills: list[Value]
     encoder: Value | None
     variants: tuple[str, ...]
     tasks: tuple[str, ...]
 
 
 def read_method(value: Value, above: dict[str, Value], tasks: tuple[str, ...]) -> Written:
-    """One of the plan's methods; folders, variants and tasks that it does not name are those `above` it."""
+    """One of the plan's methods; folders, variants and tasks that it does not name are those `above` it.
+
+    One that names videos is not trained on the images above it, which it is still rescaled on.
+    """
     said = value.fields(KEYS)
     folders = {kind: (said.get(kind) or above[kind]).entries() for kind in KINDS if kind in {*said, *above}}
+    stills = folders.get("images", [])
+    if "videos" in said and "images" not in said:
+        folders.pop("images", None)
     variants = said.get("variants") or above.get("variants")
     chosen = tuple(v.choice(VARIANTS) for v in once(variants)) if variants else ("raw",)
     tasks = tuple(v.choice(tasks) for v in once(said["tasks"])) if "tasks" in said else tasks
@@ -63,7 +70,7 @@ def read_method(value: Value, above: dict[str, Value], tasks: tuple[str, ...]) -
     method = "" if encoder else said["method"].choice(METHODS) if "method" in said else value.key
     if not encoder and method not in METHODS:
         raise value.wrong(f"no method of this name: give it a `method`, one of {', '.join(METHODS)}, or an `encoder`")
-    return Written(value, method, _options(method, said), folders, encoder, chosen, tasks)
+    return Written(value, method, _options(method, said), folders, stills, encoder, chosen, tasks)
 
 
 def once(value: Value) -> list[Value]:
@@ -107,10 +114,10 @@ def resolve(written: Written, data: Path, *, embedded: bool) -> Entry:
     """
     folders = {kind: tuple(_folder(value, data) for value in values) for kind, values in written.folders.items()}
     tiny = embedded and not (folders.get("images") or folders.get("videos"))
-    given = commands.embedded(written.method) if tiny else Folders(**folders)
+    given = commands.embedded(written.method) if tiny and written.method else Folders(**folders)
     if not given.shapes and (voc := find_devkit(data) / "VOC2012").is_dir():
         given = replace(given, shapes=(voc,))
-    stills = (commands.TINY / "images",) if tiny else given.images
+    stills = (commands.TINY / "images",) if tiny else tuple(_folder(value, data) for value in written.stills)
     if "rescaled" in written.variants and not stills:
         raise written.value.wrong("the rescaled variant is balanced on images: name a folder of images")
     with at(written.value):

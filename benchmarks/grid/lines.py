@@ -101,7 +101,7 @@ def read_lines(file: Path) -> Value:
         remedy = "give a YAML file, or a shipped plan's name"
         raise Missing(f"{file}: cannot be read ({error.strerror}): {remedy}") from error
     if node is None:
-        raise Usage(f"{file}:1: empty: a plan needs recipe, methods, tasks")
+        raise Usage(f"{file}:1: empty: a plan needs recipe and methods")
     return Value(file, _line(node), "", node)
 
 

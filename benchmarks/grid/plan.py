@@ -88,7 +88,8 @@ def read_plan(file: Path, *, data: Path | None = None) -> Plan:
     if not written:
         raise said["methods"].wrong("no method: add one")
     recipe = _recipe(said["recipe"], tasks)
-    folder, embedded = _data(said.get("data"), recipe, data)
+    with at(said["recipe"]):
+        folder, embedded = _data(said.get("data"), recipe, data)
     with at(said.get("data") or said["recipe"]):
         read = {task: read_data(task, recipe=recipe, data=folder) for task in tasks}
     entries = tuple(resolve(method, folder, embedded=embedded) for method in written)
