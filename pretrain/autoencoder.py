@@ -13,7 +13,7 @@ from pretrain.randomness import Draw
 
 SUPERVISION = "-"
 MASKS = ()
-TINY = Defaults(iterations=80, batch=32, rate=1e-4)
+TINY = Defaults(iterations=60, batch=32, rate=1e-4)
 EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)
 

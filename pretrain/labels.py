@@ -20,7 +20,7 @@ from pretrain.store import Source, Store
 
 SUPERVISION = "class labels"
 MASKS = ()
-TINY = Defaults(iterations=80, batch=32, rate=1e-4, calibrate=True)
+TINY = Defaults(iterations=60, batch=16, rate=1e-4, calibrate=True)
 EMBEDDED = "images"
 IMAGENET = 1000
 

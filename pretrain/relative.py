@@ -20,7 +20,7 @@ from pretrain.store import Source, Store, centre_square, open_image
 
 SUPERVISION = "relative context"
 MASKS = ()
-TINY = Defaults(iterations=80, batch=2, rate=1e-4)
+TINY = Defaults(iterations=60, batch=2, rate=1e-4)
 EMBEDDED = "images"
 PATCH, GAP, JITTER = 96, 48, 7
 ACROSS = 3  # patches of a grid along each side
