@@ -19,7 +19,7 @@ from pretrain.tracks import LENGTH, STRIDE, find_videos, tracks
 
 SUPERVISION = "motion"
 MASKS = ()
-TINY = Defaults(iterations=60, batch=16, rate=1e-4, calibrate=True)
+TINY = Defaults(iterations=60, batch=8, rate=1e-4, calibrate=True)
 EMBEDDED = "videos"
 MARGIN = 0.5  # paper; released code: 1, its README: 0.5 or 0.1
 NEGATIVES, HARD, HARDEST = 4, 2, 4  # a pair; of these from the hardest; how many those are
