@@ -22,11 +22,11 @@ def pretrain(options: argparse.Namespace) -> Answer:
 
     given = Folders(*(tuple(found or ()) for found in (options.images, options.videos, options.shapes)))
     tiny = not given.images and not given.videos
-    folders = embedded(options.method) if tiny else given
-    if not given.shapes:
-        folders = replace(folders, shapes=(_default_shapes(),) if method_module(options.method).MASKS else ())
+    module = method_module(options.method)
+    shapes = given.shapes or ((_default_shapes(),) if module.MASKS else ())
+    folders = replace(embedded(options.method) if tiny else given, shapes=shapes)
     with group(torch_device(options.device)) as (shard, device):
-        reads = method_module(options.method).TINY.batch or options.batch
+        reads = module.TINY.batch or options.batch
         if (tiny and reads) or any(TINY in folder.parents for folder in folders.shapes):
             with in_turn(shard):
                 _make_tiny()

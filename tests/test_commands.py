@@ -100,6 +100,12 @@ def test_a_method_is_trained_on_what_it_is_given(here, tiny, capsys):
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
+def test_shapes_that_are_given_are_those_that_are_used(here, capsys):
+    code, out, err = bench(capsys, "pretrain", "--iterations", 1, "--batch", 2, "--shapes", here / "nowhere")
+    assert (code, out) == (3, "")
+    assert "nowhere" in err
+
+
 def test_a_stale_result_is_computed_again(here, shrunk, capsys):
     bench(capsys, "pretrain", "--method", "random")
     command = ("transfer", "--task", "classification")
