@@ -63,6 +63,11 @@ def write_error(path: Path, error: OSError) -> Failed:
     return Failed(f"{path}: cannot be written ({error.strerror or error}): check the folder's rights")
 
 
+def lock_error(path: Path, error: OSError) -> Failed:
+    """The one-line error for a lock that the file system of `path` does not have."""
+    return Failed(f"{path}: cannot be locked ({error.strerror}): give --runs on another file system")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic(path) as temporary:
@@ -125,5 +130,5 @@ def locked(path: Path) -> Iterator[None]:
             # lockf, not flock: forked workers inherit that one, and would keep it when we are killed.
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError as error:  # a file system without locks
-            raise Failed(f"{path}: cannot be locked ({error.strerror}): give --runs on another file system") from error
+            raise lock_error(path, error) from error
         yield

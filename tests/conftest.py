@@ -1,5 +1,7 @@
-"""Fixtures: an encoder file, and the embedded data at a handful of images."""
+"""Fixtures: an encoder file, the embedded data at a handful of images, what a training run logged."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,13 @@ def encoder_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder(encoder_file: Path) -> Encoder:
     """The same, read."""
     return read_encoder(encoder_file)
+
+
+@pytest.fixture(scope="session")
+def losses_of() -> Callable[[Path], list[float]]:
+    """Encoder file → the losses that its training logged beside it."""
+
+    def losses(encoder: Path) -> list[float]:
+        return [json.loads(line)["loss"] for line in encoder.with_name("log.jsonl").read_text().splitlines()]
+
+    return losses

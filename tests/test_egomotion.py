@@ -1,7 +1,7 @@
 """Egomotion, through the real code: a pinhole camera before a wall, its two towers, and what it is scored by."""
 
-import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +89,16 @@ def draw() -> Draw:
 # ---- a run ----
 
 
-def test_it_learns_how_the_camera_moved(drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_how_the_camera_moved(
+    drives: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, losses_of: Callable[[Path], list[float]]
+) -> None:
     """The loss falls, and the motion of drives that it has not seen is told more often than by guessing."""
     monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", "3600")
     monkeypatch.setattr("pretrain.train.LOG_EVERY", 1)
     config = Config("egomotion", None, "l2", iterations=15, batch=8, rate=3e-5, seed=0, calibrate=True)
     assert config.name == "egomotion"  # nothing synthetic about it
     encoder = pretrain(config, folders=Folders(videos=(drives,)), runs=tmp_path, device=CPU)
-    losses = [json.loads(line)["loss"] for line in encoder.with_name("log.jsonl").read_text().splitlines()]
+    losses = losses_of(encoder)
     assert len(losses) == 15
     assert losses[0] == pytest.approx(AXES * math.log(CLASSES), rel=0.1)  # it begins by guessing
     assert np.mean(losses[-3:]) < 0.4 * losses[0]

@@ -1,6 +1,5 @@
 """The ImageNet labels row: which image is of which class, what is trained on them, and what it then knows."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -323,8 +322,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return pretrain(SHORT, folders=Folders(images=(root / "colours",)), runs=root / "runs", device=CPU)
 
 
-def test_the_loss_falls(trained: Path) -> None:
-    losses = [json.loads(line)["loss"] for line in (trained.parent / "log.jsonl").read_text().splitlines()]
+def test_the_loss_falls(trained: Path, losses_of: Callable[[Path], list[float]]) -> None:
+    losses = losses_of(trained)
     assert len(losses) == SHORT.iterations
     assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:2])
     assert np.mean(losses[-3:]) < 0.7 * math.log(3)  # what a guess costs

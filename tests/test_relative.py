@@ -1,7 +1,7 @@
 """The relative context row: where patches are cut, what is hidden in them, and what is learned of their places."""
 
-import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -386,8 +386,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return pretrain(SHORT, folders=Folders(images=(root / "bowls",)), runs=root / "runs", device=CPU)
 
 
-def test_the_loss_falls(trained: Path) -> None:
-    losses = [json.loads(line)["loss"] for line in (trained.parent / "log.jsonl").read_text().splitlines()]
+def test_the_loss_falls(trained: Path, losses_of: Callable[[Path], list[float]]) -> None:
+    losses = losses_of(trained)
     assert len(losses) == SHORT.iterations
     assert np.mean(losses[-3:]) < 0.75 * losses[0]
     assert np.mean(losses[-3:]) < 0.6 * math.log(8)  # what a guess costs

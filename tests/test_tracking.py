@@ -1,6 +1,5 @@
 """Tracking, through the real code: films of a square that moves, its tracks, and the loss of their patches."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,7 +80,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- a run ----
 
 
-def test_it_learns_which_patches_are_of_one_track(films: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_which_patches_are_of_one_track(
+    films: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, losses_of: Callable[[Path], list[float]]
+) -> None:
     """The loss falls though the negatives become hard, and tracks of unseen films are told apart better than before."""
     monkeypatch.setenv("BENCH_CHECKPOINT_SECONDS", "3600")
     monkeypatch.setattr("pretrain.train.LOG_EVERY", 1)
@@ -93,7 +94,7 @@ def test_it_learns_which_patches_are_of_one_track(films: Path, runs: Path, monke
         assert (said["variant"], said["data"], said["supervision"]) == ("", "", "motion")
         assert "motion" not in said["dataset"]  # which would say that it is synthetic
     assert SHORT.name == "tracking"
-    losses = [json.loads(line)["loss"] for line in encoder.with_name("log.jsonl").read_text().splitlines()]
+    losses = losses_of(encoder)
     assert len(losses) == 12
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
     assert found[12]["chance_accuracy"] == 0.5

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pretrain.files import FREE_SPACE, Failed, write_text
+from pretrain.files import FREE_SPACE, Failed, lock_error, write_text
 
 Outcome = Literal["done", "failed", "busy"]
 LOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, process
@@ -149,7 +149,7 @@ def alone(path: Path) -> Iterator[bool]:
         except (BlockingIOError, PermissionError):
             yield False
         except OSError as error:  # a file system without locks
-            raise Failed(f"{path}: cannot be locked ({error.strerror}): give --runs on another file system") from error
+            raise lock_error(path, error) from error
         else:
             yield True
 

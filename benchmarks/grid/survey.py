@@ -78,10 +78,6 @@ def table(plan: Plan, rows: list[Row]) -> str:
 def _counted(states: list[State]) -> str:
     """ "done", or "1 done, 2 missing" where seeds differ; "–" where the plan has no such cell."""
     counts = Counter(states)
-    return (
-        states[0]
-        if len(counts) == 1
-        else NONE
-        if not counts
-        else ", ".join(f"{number} {state}" for state, number in counts.items())
-    )
+    if len(counts) == 1:
+        return states[0]
+    return ", ".join(f"{number} {state}" for state, number in counts.items()) or NONE
