@@ -134,7 +134,7 @@ ABSENT = {
     "a folder of images": ("images: [images]", "images: [images,\n  pictures]", 4, "pictures: no such folder"),
     "data": ("data: ", "data: /nowhere", 2, "data: /nowhere"),
     "an encoder": ("encoder: ", "encoder: /nowhere", 13, "methods.given: /nowhere"),
-    "images at all": ("images: [images]\n", "", 5, "methods.context: no folder of images"),
+    "images at all": ("images: [images]\n", "", 5, "methods.context: no folder of images: give `images` DIR"),
 }
 
 

@@ -1,5 +1,6 @@
 """The methods of a plan, one by one: what is written, and what it comes to once the data is known."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -140,8 +141,9 @@ def _folder(value: Value, data: Path) -> Path:
 
 @contextmanager
 def at(value: Value) -> Iterator[None]:
-    """Put a line before the message of what fails."""
+    """Put a line before the message of what fails, and the plan's keys for the options that the message names."""
     try:
         yield
     except Failed as error:
-        raise value.wrong(str(error), kind=type(error)) from error
+        message = re.sub(rf"--({'|'.join(KEYS)})\b", r"`\1`", str(error))
+        raise value.wrong(message, kind=type(error)) from error

@@ -25,6 +25,7 @@ from benchmarks.grid.entries import KINDS, Entry, Written, at, once, read_method
 from benchmarks.grid.lines import Value, read_lines
 from benchmarks.run import read_data
 from transfer import TASKS, Data
+from transfer.voc import find_devkit
 
 PLANS = Path(__file__).parent / "plans"  # those that ship with the package
 KEYS = ("recipe", "data", *KINDS, "methods", "variants", "tasks", "seeds", "launch")
@@ -91,9 +92,11 @@ def read_plan(file: Path, *, data: Path | None = None) -> Plan:
     with at(said["recipe"]):
         folder, embedded = _data(said.get("data"), recipe, data)
     with at(said.get("data") or said["recipe"]):
-        read = {task: read_data(task, recipe=recipe, data=folder) for task in tasks}
+        find_devkit(folder)
     entries = tuple(resolve(method, folder, embedded=embedded) for method in written)
     _check_rows(written, entries)
+    with at(said.get("data") or said["recipe"]):  # last, for this reads all images that the tasks read
+        read = {task: read_data(task, recipe=recipe, data=folder) for task in tasks}
     digests = {task: (chosen.sha256, digested) for task, (chosen, _, digested) in read.items()}
     return Plan(file, recipe, folder, digests, entries, seeds, launch)
 
