@@ -181,6 +181,8 @@ def run(options: argparse.Namespace) -> Answer:
     from benchmarks.table2 import report
 
     plan = read_plan(find_plan(options.plan), data=options.data)
+    if options.launcher == "local":  # a login node need not have what the nodes have
+        torch_device(options.device)
     places = Places(options.results, options.runs, options.device)
     rows = survey(plan, places)
     if options.dry_run:

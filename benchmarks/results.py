@@ -91,9 +91,9 @@ def _check_content(result: Result) -> None:
     described(result["encoder"]["architecture"])
 
 
-def read_results(results: Path) -> list[Result]:
-    """Every result under `results`, in the order of their paths."""
-    return [read_result(path) for path in sorted(results.glob("*/*/*-seed*.json"))]
+def read_results(results: Path, *, recipe: str = "*") -> list[Result]:
+    """Every result under `results`, or of one recipe, in the order of their paths."""
+    return [read_result(path) for path in sorted(results.glob(f"{recipe}/*/*-seed*.json"))]
 
 
 def data_identity(result: Result) -> str:

@@ -35,7 +35,7 @@ def report(results: Path, *, recipe: str | None, style: Format, successors: bool
         raise Usage(f"--with successors: published rows are printed in markdown only, not in {style}")
     if long and style == "latex":
         raise Usage("--long: the classes' scores are printed in markdown, csv and json, not in latex")
-    chosen = [s for s in sections(read_results(results)) if recipe in (None, s.recipe)]
+    chosen = sections(read_results(results, recipe=recipe or "*"))
     if not chosen:
         raise Missing(
             f"{results}: no results{f' of recipe {recipe}' if recipe else ''}: run `bench transfer --task all`"

@@ -17,6 +17,7 @@ from torch import Tensor
 from pretrain.files import Failed, Missing
 
 CAP = 0.25  # paper 3.3: "up to 1/4 of the image"
+GIVE_SHAPES = "give --shapes a VOC year's folder with SegmentationClass"
 SHAPE_SIDE = 64  # silhouettes are kept as squares of this many pixels
 
 Mask = Callable[..., Tensor]
@@ -132,14 +133,23 @@ def silhouettes(folders: Sequence[Path]) -> Tensor:
     Images 2007_* of VOC2012 are VOC2007 images, some of its test set, and are left out. Raises
     Missing when there is no mask, Failed when one cannot be decoded.
     """
+    paths = mask_files(folders)
+    shapes = [shape for path in paths for shape in _parts(path)]
+    if not shapes:
+        raise Missing(f"{paths[0].parent}: no object in it is large enough to cut a silhouette from: {GIVE_SHAPES}")
+    return torch.from_numpy(np.stack(shapes))
+
+
+def mask_files(folders: Sequence[Path]) -> list[Path]:
+    """The masks that `silhouettes` cuts from. Raises Missing when there is none."""
     paths: dict[str, Path] = {}
     for folder in folders:
         for kind in ("SegmentationClass", "SegmentationObject"):
             paths |= {p.stem: p for p in sorted((folder / kind).glob("*.png")) if not p.stem.startswith("2007_")}
-    shapes = [shape for path in paths.values() for shape in _parts(path)]
-    if not shapes:
-        raise Missing(f"{', '.join(map(str, folders))}: no segmentation masks to cut silhouettes from: give --shapes")
-    return torch.from_numpy(np.stack(shapes))
+    if not paths:
+        where = ", ".join(map(str, folders)) or "no folder"
+        raise Missing(f"{where}: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
+    return list(paths.values())
 
 
 def _parts(path: Path) -> list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]]:

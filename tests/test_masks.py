@@ -259,7 +259,7 @@ def test_nothing_to_cut_from(labels: NDArray[np.uint8], tmp_path: Path) -> None:
     with pytest.raises(Missing, match=f"{tmp_path}: no segmentation masks .* give --shapes"):
         silhouettes([tmp_path])
     write_mask(tmp_path / "SegmentationClass" / "2008_000001.png", labels)
-    with pytest.raises(Missing, match="no segmentation masks") as caught:
+    with pytest.raises(Missing, match="no object in it is large enough") as caught:
         silhouettes([tmp_path])
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)

@@ -28,7 +28,7 @@ methods:
 variants: [raw, rescaled]
 tasks: [classification]
 seeds: [0, 7]
-launch: {{workers: 2, threads: 1, partition: debug, minutes: 30, slurm: {{account: vision, nice: 100}}}}
+launch: {{workers: 2, threads: 1, partition: debug, minutes: 30, slurm: {{account: vision, exclusive: true}}}}
 """
 
 
@@ -89,7 +89,11 @@ def test_a_whole_plan_is_read(plan, tiny, mine):
     assert read.entries[1].folders.images == (tiny / "images",)
     assert read.entries[2].source.iterations == 1000
     assert read.launch == Launch(
-        workers=2, threads=1, partition="debug", minutes=30, slurm=(("account", "vision"), ("nice", "100"))
+        workers=2,
+        threads=1,
+        partition="debug",
+        minutes=30,
+        slurm=(("account", "vision"), ("exclusive", True)),
     )
 
 
@@ -128,14 +132,30 @@ WRONG = {  # what is written instead of what → line, said
     "a budget for a file": ("given: {", "given: {batch: 2, ", 13, "batch: an encoder file is not trained"),
     "the same row": ("  long:", "  more: {method: context, mask: central, label: short}\n  long:", 7, "makes the row"),
     "a file twice": ("  long:", "  twin: {encoder: mine.safetensors}\n  long:", 14, "makes the row mine, as"),
+    "another encoder of one name": (
+        "  long:", "  one: {method: autoencoder, label: long, variants: [raw]}\n  long:", 8,
+        "methods.long: makes another encoder autoencoder-long than methods.one does: give it a label",
+    ),
+    "a dot in a key": ("  random:", "  x.random:", 4, "methods: 'x.random' is no key"),
+    "too many digits": ("1_000", "1" * 5000, 9, "methods.long.iterations: a number of more than 9 digits"),
+    "a seed twice in other words": ("[0, 7]", "[7, 0_7]", 16, "7 is given twice"),
+    "a label too long": ("label: short", f"label: {'a' * 101}", 6, "is not a label"),
+    "a name too long": ("data: ", f"data: {'a' * 300}", 2, "data: a name of more than 255 bytes"),
+    "nobody's home": ("data: ", "data: ~nobody-here", 2, "nobody here has such a home folder"),
+    "data of no name": ("data: ", "data: # ", 2, "plan.yaml:2: data: needs one word or number"),
     "a variant of nothing": ("images: [images]\n", "", 4, "methods.random: the rescaled variant is balanced on images"),
 }  # fmt: skip
 ABSENT = {
     "a folder of images": ("images: [images]", "images: [images,\n  pictures]", 4, "pictures: no such folder"),
     "data": ("data: ", "data: /nowhere", 2, "data: /nowhere"),
+    "masks": ("mask: central", "mask: random-region, shapes: [images]", 6, "images: no segmentation masks"),
+    "images to rescale on": (
+        "given: {", "given: {images: [odometry/poses], variants: [rescaled], ", 13,
+        "methods.given: {tiny}/odometry/poses: no images here: give `images` a folder",
+    ),
     "an encoder": ("encoder: ", "encoder: /nowhere", 13, "methods.given: /nowhere"),
     "images at all": ("images: [images]\n", "", 5, "methods.context: no folder of images: give `images` DIR"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "line", "said"), WRONG.values(), ids=WRONG)
@@ -152,11 +172,11 @@ def test_what_is_wrong_is_said_with_its_line(old, new, line, said, plan, here, t
 
 
 @pytest.mark.parametrize(("old", "new", "line", "said"), ABSENT.values(), ids=ABSENT)
-def test_what_is_missing_is_said_with_its_line(old, new, line, said, plan, here):
+def test_what_is_missing_is_said_with_its_line(old, new, line, said, plan, here, tiny):
     with pytest.raises(Missing) as caught:
         plan(WHOLE, ("  random:\n", "  # \n"), ("variants: [raw, rescaled]", "variants: [raw]"), (old, new))
     assert str(caught.value).startswith(f"{here / 'plan.yaml'}:{line}: ")
-    assert said in str(caught.value)
+    assert said.format(tiny=tiny) in str(caught.value)
 
 
 def test_the_exit_codes_of_a_plan_that_is_refused(here, capsys):
@@ -171,6 +191,14 @@ def test_the_exit_codes_of_a_plan_that_is_refused(here, capsys):
     (here / "quick.yaml").write_text("recipe: quick\nmethods: {random: {}}\n")
     assert cli.main(["run", "quick.yaml"]) == 3
     assert "give --data DIR, or set $BENCH_DATA" in capsys.readouterr().err
+    (here / "deep.yaml").write_text("recipe: " + "[" * 2000 + "]" * 2000)
+    assert cli.main(["run", "deep.yaml"]) == 2
+    assert capsys.readouterr().err == "bench: deep.yaml: nested too deep for a plan\n"
+    (here / "right.yaml").write_text("recipe: tiny\nmethods: {random: {}}\ntasks: [segmentation]\n")
+    assert cli.main(["run", "right.yaml", "--data", "/nowhere"]) == 3
+    assert capsys.readouterr().err.startswith("bench: /nowhere: no VOCdevkit here")
+    assert cli.main(["run", "right.yaml", "--device", "abacus", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "bench: --device abacus: no such device: use cpu or cuda\n"
     assert not (here / "runs").exists(), "something was started"
 
 

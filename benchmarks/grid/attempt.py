@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -77,13 +77,16 @@ def read_failure(path: Path) -> Failure | None:
         return None
 
 
-def attempt(job: Job, *, folder: Path, number: int, threads: int) -> Outcome:
-    """Do a job unless another process is at it. A failure is recorded and logged, not raised."""
+def attempt(job: Job, *, folder: Path, number: int, threads: int, place: Path | None = None) -> Outcome:
+    """Do a job unless another process is at it, or in the `place` that is held for it (a lock).
+
+    A failure is recorded and logged, not raised.
+    """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's warning that time is up: the checkpoint is there
     papers = Papers.of(job.name, folder)
-    with alone(papers.lock) as ours:
-        if not ours:
+    with alone(papers.lock) as ours, alone(place) if place else nullcontext(True) as free:
+        if not (ours and free):
             return "busy"
         papers.failure.unlink(missing_ok=True)
         _redirect(papers.log)

@@ -1,5 +1,6 @@
 """What a grid shows of itself on stderr: one bar on a terminal, plain lines elsewhere, and the time left."""
 
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -31,26 +32,56 @@ class Durations:
         return mean(self.measured[kind]) if kind in self.measured else self.stated.get(kind)
 
 
-def stated(results: Iterable[Result], recipe: str) -> dict[str, float]:
-    """Kind of job → the seconds that results state: a task's under this recipe, a row's for pre-training."""
+def stated(results: Iterable[Result]) -> dict[str, float]:
+    """Kind of job → the seconds that results of a recipe state: a task's, a row's for its pre-training."""
     found: dict[str, list[float]] = {}
     for result in results:
         provenance = result["encoder"]["provenance"]
         row = "-".join(filter(None, (result["method"], result["variant"])))
-        if result["recipe"]["name"] == recipe and not result["resumed"]:
+        if not result["resumed"]:
             found.setdefault(result["task"], []).append(result["seconds"])
         if provenance.get("seconds") and "rescaled" not in provenance:
             found.setdefault(row, []).append(provenance["seconds"])
     return {kind: median(seconds) for kind, seconds in found.items()}
 
 
-def spoken(seconds: float | None) -> str:
-    """A time left, in words."""
-    if seconds is None:
-        return "time left not known yet"
-    if seconds < 90:
-        return "about a minute left"
-    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
+@dataclass
+class Pace:
+    """How fast a job that runs gets on, by the counts that its log shows: "autoencoder: 25/60 loss 2918"."""
+
+    what: str = ""
+    first: tuple[float, int] = (0.0, 0)  # when this count was first seen, and where it stood
+    last: tuple[float, int, int] = (0.0, 0, 0)  # when it was seen last, where, of how many
+
+    def look(self, line: str) -> None:
+        """Take note of the last line of the log."""
+        if found := re.match(r"(.+): +(\d+)/(\d+)\b", line):
+            now, done, total = time.monotonic(), int(found[2]), int(found[3])
+            if found[1] != self.what:
+                self.what, self.first = found[1], (now, done)
+            if (done, total) != self.last[1:]:
+                self.last = now, done, total
+
+    def left(self) -> float | None:
+        """Seconds until the end of this count; None before it moved."""
+        (began, start), (now, done, total) = self.first, self.last
+        return (now - began) / (done - start) * (total - done) if done > start else None
+
+
+@dataclass(frozen=True)
+class TimeLeft:
+    """Seconds (None: nothing is known); whether that is the whole, or jobs are left of which nothing is known."""
+
+    seconds: float | None
+    whole: bool
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "time left not known yet"
+        minutes, about = self.seconds / 60, "about" if self.whole else "at least"
+        if minutes < 1.5:
+            return f"{about} a minute left"
+        return f"{about} {minutes:.0f} min left" if minutes < 90 else f"{about} {minutes / 60:.1f} h left"
 
 
 def last_line(path: Path) -> str:
@@ -80,15 +111,15 @@ class Display:
         """So many jobs are done by now."""
         self.shown.done = self.shown.bar.n = done
 
-    def look(self, running: Mapping[str, Path], left: float | None) -> None:
+    def look(self, running: Mapping[str, str], left: TimeLeft) -> None:
         """What is running, with the last line of its log; called often, shown in measure."""
-        shown, told = self.shown, [f"{name}: {last_line(log)}" for name, log in running.items()]
+        shown, told = self.shown, [f"{name}: {line}" for name, line in running.items()]
         if not shown.bar.disable:
             room = shutil.get_terminal_size().columns - BAR
-            shown.bar.set_postfix_str("; ".join([spoken(left), *told])[: max(room, 0)])
+            shown.bar.set_postfix_str("; ".join([str(left), *told])[: max(room, 0)])
         elif time.monotonic() - self.lined >= LINE_SECONDS:
             self.lined = time.monotonic()
-            log(f"grid: {shown.done}/{shown.total} jobs, {spoken(left)}")
+            log(f"grid: {shown.done}/{shown.total} jobs, {left}")
             for line in told:
                 log(f"  {line}")
 

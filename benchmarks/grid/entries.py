@@ -1,17 +1,19 @@
 """The methods of a plan, one by one: what is written, and what it comes to once the data is known."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import commands
 from benchmarks.grid.lines import Value
 from pretrain import METHODS, Folders, method_module, row_name
 from pretrain.alexnet import read_encoder
 from pretrain.files import Failed, Missing
+from pretrain.images import find_all
+from pretrain.masks import mask_files
 from pretrain.train import Config, configure
 from transfer.voc import find_devkit
 
@@ -19,7 +21,8 @@ VARIANTS = ("raw", "rescaled")
 KINDS = ("images", "videos", "shapes")
 BUDGET = ("mask", "loss", "iterations", "batch", "rate", "budget", "seed", "label")
 KEYS = ("method", *BUDGET, *KINDS, "encoder", "variants", "tasks")
-LABEL = r"[A-Za-z0-9_.+-]*"
+LABEL = r"[A-Za-z0-9_.+-]{0,100}"
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Entry:
     def rows(self) -> list[str]:
         """The names of its rows."""
         return [self.row if variant == "raw" else f"{self.row}-rescaled" for variant in self.variants]
+
+    def makes(self) -> dict[str, object]:
+        """The names of the encoders that are made for it → all that decides what these are."""
+        raw = self.source, self.folders
+        made: dict[str, object] = {} if isinstance(self.source, Path) else {self.row: raw}
+        return made | ({f"{self.row}-rescaled": (*raw, self.stills)} if "rescaled" in self.variants else {})
 
 
 @dataclass(frozen=True)
@@ -63,25 +72,25 @@ def read_method(value: Value, above: dict[str, Value], tasks: tuple[str, ...]) -
     if "videos" in said and "images" not in said:
         folders.pop("images", None)
     variants = said.get("variants") or above.get("variants")
-    chosen = tuple(v.choice(VARIANTS) for v in once(variants)) if variants else ("raw",)
-    tasks = tuple(v.choice(tasks) for v in once(said["tasks"])) if "tasks" in said else tasks
+    chosen = once(variants, lambda v: v.choice(VARIANTS)) if variants else ("raw",)
+    own = once(said["tasks"], lambda v: v.choice(tasks)) if "tasks" in said else tasks
     encoder = said.get("encoder")
     if encoder and (other := [key for key in said if key not in ("encoder", "variants", "tasks", "images")]):
         raise said[other[0]].wrong("an encoder file is not trained: leave this out")
     method = "" if encoder else said["method"].choice(METHODS) if "method" in said else value.key
     if not encoder and method not in METHODS:
         raise value.wrong(f"no method of this name: give it a `method`, one of {', '.join(METHODS)}, or an `encoder`")
-    return Written(value, method, _options(method, said), folders, stills, encoder, chosen, tasks)
+    return Written(value, method, _options(method, said), folders, stills, encoder, chosen, own)
 
 
-def once(value: Value) -> list[Value]:
-    """The entries of a list that names nothing twice."""
-    seen = set()
+def once(value: Value, read: Callable[[Value], Read]) -> tuple[Read, ...]:
+    """The entries of a list, each as `read` has it, that names nothing twice."""
+    found: list[Read] = []
     for entry in value.entries():
-        if entry.text() in seen:
-            raise entry.wrong(f"{entry.text()} is given twice")
-        seen.add(entry.text())
-    return value.entries()
+        if (said := read(entry)) in found:
+            raise entry.wrong(f"{said} is given twice")
+        found.append(said)
+    return tuple(found)
 
 
 def _options(method: str, said: dict[str, Value]) -> dict[str, Any]:
@@ -122,28 +131,34 @@ def resolve(written: Written, data: Path, *, embedded: bool) -> Entry:
     if "rescaled" in written.variants and not stills:
         raise written.value.wrong("the rescaled variant is balanced on images: name a folder of images")
     with at(written.value):
+        if "rescaled" in written.variants:
+            find_all(stills)
         if written.encoder:
-            file = Path(written.encoder.text())
+            file = written.encoder.path()
             provenance = read_encoder(file).provenance
             row = row_name(provenance["method"], provenance["variant"])
             return Entry(file, given, stills, written.variants, written.tasks, row)
         options = {"budget": "tiny" if tiny else "paper"} | written.options
         config = configure(written.method, folders=given, **options)
+        if config.mask == "random-region":
+            mask_files(given.shapes)
         return Entry(config, given, stills, written.variants, written.tasks, config.name)
 
 
 def _folder(value: Value, data: Path) -> Path:
-    folder = data / value.text()  # an absolute one stays as it is
+    folder = data / value.path()  # an absolute one stays as it is
     if not folder.is_dir():
         raise value.wrong(f"{folder}: no such folder", kind=Missing)
     return folder
 
 
 @contextmanager
-def at(value: Value) -> Iterator[None]:
-    """Put a line before the message of what fails, and the plan's keys for the options that the message names."""
+def at(value: Value | None) -> Iterator[None]:
+    """Put a line, if one is to blame, before what fails; and the plan's keys for the options that the message names."""
     try:
         yield
     except Failed as error:
+        if value is None or str(error).startswith(f"{value.file}:"):  # which has its line
+            raise
         message = re.sub(rf"--({'|'.join(KEYS)})\b", r"`\1`", str(error))
         raise value.wrong(message, kind=type(error)) from error

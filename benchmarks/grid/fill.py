@@ -2,22 +2,29 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from benchmarks.grid.attempt import Failure, Papers, holder, read_failure
 from benchmarks.grid.cells import Cell
-from benchmarks.grid.display import Display, Durations, stated
+from benchmarks.grid.display import Display, Durations, Pace, TimeLeft, last_line, stated
 from benchmarks.grid.encoders import Given, Places, Rescaling, Training
 from benchmarks.grid.launch import Handle, Launcher, last_words, launcher, outcome
 from benchmarks.grid.plan import Plan
 from benchmarks.grid.survey import Row, encoders
 from benchmarks.results import read_results
+from pretrain.files import Failed
 from pretrain.progress import log
 
 AGAIN_SECONDS = 2.0  # between two looks at a job that another process is at
+CLOSED_SECONDS = 60.0  # between two tries of what a scheduler refuses, or two looks for what came to be elsewhere
 Standing = Literal["waiting", "running", "done", "failed", "not run"]
+
+
+class Refused(Exception):
+    """The scheduler takes no job at all."""
 
 
 @dataclass
@@ -33,6 +40,7 @@ class Step:
     handle: Handle | None = None
     slot: int = 0
     since: float = 0.0  # when it was started
+    pace: Pace = field(default_factory=Pace)
     again: float = 0.0  # not looked at before
     deaths: int = 0
     failure: Failure | None = None
@@ -78,6 +86,7 @@ class Grid:
 
     def __init__(self, plan: Plan, found: dict[str, Step], *, launcher: Launcher, durations: Durations) -> None:
         self.plan, self.steps, self.launcher, self.durations = plan, found, launcher, durations
+        self.accepted, self.closed = False, 0.0  # whether a job ever was; no other is submitted before
         self.display = Display(total=len(found), done=self.done())
 
     def done(self) -> int:
@@ -104,20 +113,34 @@ class Grid:
     def look(self) -> None:
         """Settle what is over, start what can be, show how it stands."""
         for name in sorted(self.launcher.over(self.handles())):
-            self.settle(self.steps[name])
+            with self.losing(self.steps[name]):
+                self.settle(self.steps[name])
         for step in self.steps.values():
             if step.standing == "waiting":
-                self.start(step)
-        running = {name: self.steps[name].papers.log for name in self.handles()}
+                with self.losing(step):
+                    self.start(step)
+        running = {name: last_line(self.steps[name].papers.log) for name in self.handles()}
+        for name, line in running.items():
+            self.steps[name].pace.look(line)
         self.display.count(self.done())
         self.display.look(running, self.time_left())
 
+    @contextmanager
+    def losing(self, step: Step) -> Iterator[None]:
+        """A job that cannot be looked at (its data or its encoder is gone) is lost, and the others go on."""
+        try:
+            yield
+        except (Failed, OSError) as error:
+            self.lose(step, str(error))
+
     def start(self, step: Step) -> None:
         """Start a job if what it needs is there, nobody else is at it, and there is room."""
-        needs, slot = step.needs, self.slot()
+        needs = step.needs
         if needs and needs.standing in ("failed", "not run"):
             self.end(step, "not run", "not run: its encoder is not there")
-        if (needs and needs.standing != "done") or slot is None or time.monotonic() < step.again:
+        if (needs and needs.standing != "done") or time.monotonic() < max(step.again, self.closed):
+            return
+        if (slot := self.slot()) is None:
             return
         if holder(step.papers.lock) is not None:
             if not step.again:
@@ -128,17 +151,29 @@ class Grid:
         elif step.again and self.failed(step):  # there, after we began
             self.end(step, "failed", f"failed elsewhere: {step.failure and step.failure.message}")
         else:
-            file, job = step.encoder_file(), step.job
-            job = job.with_file(file) if file and isinstance(job, Cell) else job
+            self.submit(step, slot)
+
+    def submit(self, step: Step, slot: int) -> None:
+        """Submit a job. What is refused once jobs were accepted (too many at a time, say) is tried again later."""
+        file, job = step.encoder_file(), step.job
+        job = job.with_file(file) if file and isinstance(job, Cell) else job
+        try:
             step.handle = self.launcher.submit(job, number=step.deaths + 1, slot=slot)
-            step.standing, step.slot, step.since = "running", slot, time.monotonic()
-            self.display.say(f"{step.job.name}: started")
+        except Failed as error:
+            if not self.accepted:
+                raise Refused(str(error)) from error
+            self.closed = time.monotonic() + CLOSED_SECONDS
+            self.display.say(f"{step.job.name}: {error}: tried again in {CLOSED_SECONDS:.0f} s")
+            return
+        self.accepted, step.standing, step.slot = True, "running", slot
+        step.since, step.pace = time.monotonic(), Pace()
+        self.display.say(f"{step.job.name}: started")
 
     def slot(self) -> int | None:
         """The first free place among the workers."""
-        taken = {step.slot for step in self.steps.values() if step.handle}
-        free = set(range(self.launcher.workers or len(self.steps))) - taken
-        return min(free, default=None)
+        places = min(self.launcher.workers or len(self.steps), len(self.steps))
+        used = {step.slot for step in self.steps.values() if step.handle}
+        return next((slot for slot in range(places) if slot not in used and not self.launcher.taken(slot)), None)
 
     def settle(self, step: Step) -> None:
         """A job is over: done, failed, busy elsewhere, or dead."""
@@ -152,6 +187,8 @@ class Grid:
             step.standing, step.again = "waiting", time.monotonic() + AGAIN_SECONDS
         elif word == "failed" and self.failed(step):
             self.end(step, "failed", f"failed: {step.failure and step.failure.message}")
+        elif word == "done":  # by its own word
+            self.unseen(step)
         else:
             self.died(step, last_words(handle))
 
@@ -162,11 +199,23 @@ class Grid:
         if step.deaths < self.plan.launch.attempts:
             step.standing = "waiting"
             self.display.say(f"{step.job.name}: died{words}: started again, to go on where it was")
-            return
-        message = f"died {step.deaths} times{words}"
+        else:
+            self.lose(step, f"died {step.deaths} times{words}")
+
+    def unseen(self, step: Step) -> None:
+        """Look again later for what a job says it made (another machine's file may come late), or give it up."""
+        step.deaths += 1
+        if step.deaths < self.plan.launch.attempts:
+            step.standing, step.again = "waiting", time.monotonic() + CLOSED_SECONDS
+            self.display.say(f"{step.job.name}: ended, but what it made is not here yet: looked for again")
+        else:
+            self.lose(step, "ended, but what it made is not the plan's: did its data change? run the plan again")
+
+    def lose(self, step: Step, message: str) -> None:
+        """Record a failure that the job itself did not."""
         step.failure = Failure.of(step.job.name, 1, message, log=step.papers.log, attempt=step.deaths)
         step.failure.write(step.papers.failure)
-        self.end(step, "failed", message)
+        self.end(step, "failed", f"failed: {message}")
 
     def is_done(self, step: Step) -> bool:
         """Look whether a job is done, by whomever; an encoder's file is then noted."""
@@ -188,21 +237,21 @@ class Grid:
         step.standing = standing
         self.display.say(f"{step.job.name}: {said}")
 
-    def time_left(self) -> float | None:
-        """Seconds until all is done; None when nothing is known yet of some kind of job."""
+    def time_left(self) -> TimeLeft:
+        """Until all is done, as far as it is known of each job."""
         work = {name: self.seconds(step) for name, step in self.steps.items() if step.left and not step.hoped}
         known = {name: seconds for name, seconds in work.items() if seconds is not None}
-        if len(known) < len(work):
-            return None
         workers = self.launcher.workers or len(self.steps)
         longest = (sum(known.get(s.job.name, 0.0) for s in _line(self.steps[name])) for name in known)
-        return max([sum(known.values()) / workers, *longest])
+        seconds = max([sum(known.values()) / workers, *longest]) if known or not work else None
+        return TimeLeft(seconds, whole=len(known) == len(work))
 
     def seconds(self, step: Step) -> float | None:
-        """What a job still needs."""
+        """What a job still needs: by the durations of such jobs, else by its own pace."""
         expected = self.durations.expected(step.kind)
-        spent = time.monotonic() - step.since if step.handle else 0.0
-        return None if expected is None else max(expected - spent, 0.0)
+        if expected is None:
+            return step.pace.left() if step.handle else None
+        return max(expected - (time.monotonic() - step.since if step.handle else 0.0), 0.0)
 
 
 def _line(step: Step) -> Iterator[Step]:
@@ -221,8 +270,13 @@ def fill(plan: Plan, rows: list[Row], places: Places, *, kind: str, workers: int
     found = steps(rows, places.runs / "grid")
     if any(step.left for step in found.values()):
         chosen = launcher(kind, plan.launch, runs=places.runs, workers=workers)
-        known = stated(read_results(places.results), plan.recipe)
-        Grid(plan, found, launcher=chosen, durations=Durations(known)).fill()
+        known: dict[str, float] = {}
+        with suppress(Failed):  # a damaged result, which the table will name
+            known = stated(read_results(places.results, recipe=plan.recipe))
+        try:
+            Grid(plan, found, launcher=chosen, durations=Durations(known)).fill()
+        except Refused as error:
+            raise Failed(str(error)) from error
     failed = [step for step in found.values() if step.standing == "failed"]
     for step in failed:
         log(f"{step.job.name}: {step.failure and step.failure.message} (log: {step.papers.log})")

@@ -1,8 +1,8 @@
 """How jobs get their own processes: on this machine or through Slurm, both by submitit."""
 
-import getpass
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import submitit
 
-from benchmarks.grid.attempt import Job, Outcome, attempt
+from benchmarks.grid.attempt import Job, Outcome, attempt, holder
 from benchmarks.grid.plan import Launch
 from pretrain.files import Failed, Missing, Usage, write_error
 
@@ -29,8 +29,11 @@ class Launcher(Protocol):
     poll: float  # seconds between two looks
     began: float  # by the clock of the file system
 
+    def taken(self, slot: int) -> bool:
+        """Whether a job that another grid started is in place `slot` of the workers."""
+
     def submit(self, job: Job, *, number: int, slot: int) -> Handle:
-        """Start attempt `number` of a job in place `slot` of the workers."""
+        """Start attempt `number` of a job in a place. Raises Failed, with the scheduler's words, when it is refused."""
 
     def over(self, handles: Mapping[str, Handle]) -> set[str]:
         """Which of the jobs no longer run, nor will."""
@@ -70,6 +73,16 @@ class Local:
     gpus: tuple[int, ...]
     poll: float = 0.25
 
+    def place(self, slot: int) -> Path:
+        """A lock of this machine's: that of a GPU, or of the jobs that share it; without GPUs that of a worker."""
+        gpus = self.gpus
+        name = f"gpu{gpus[slot % len(gpus)]}-{slot // len(gpus)}" if gpus else f"worker{slot}"
+        return _grid(self.folder) / "places" / f"{socket.gethostname()}-{name}.lock"
+
+    def taken(self, slot: int) -> bool:
+        """See Launcher."""
+        return holder(self.place(slot)) is not None
+
     def submit(self, job: Job, *, number: int, slot: int) -> Handle:
         """See Launcher."""
         executor = submitit.LocalExecutor(self.folder)
@@ -77,7 +90,9 @@ class Local:
         executor.update_parameters(timeout_min=FOREVER, gpus_per_node=len(gpus), visible_gpus=gpus)
         folder = _grid(self.folder)
         with _environment(self.threads), _deaf_to_control_c():
-            return executor.submit(attempt, job, folder=folder, number=number, threads=self.threads)
+            return executor.submit(
+                attempt, job, folder=folder, number=number, threads=self.threads, place=self.place(slot)
+            )
 
     def over(self, handles: Mapping[str, Handle]) -> set[str]:
         """See Launcher."""
@@ -106,8 +121,13 @@ class Slurm:
     poll: float = 3.0
     gone: set[str] = field(default_factory=set)  # not in the queue when it was last asked
 
+    def taken(self, slot: int) -> bool:
+        """See Launcher. Slurm itself finds room."""
+        del slot
+        return False
+
     def submit(self, job: Job, *, number: int, slot: int) -> Handle:
-        """See Launcher. Raises Failed with sbatch's own words when it refuses."""
+        """See Launcher."""
         del slot
         executor = submitit.SlurmExecutor(self.folder)
         asked = {
@@ -135,11 +155,12 @@ class Slurm:
         if queue is None:  # the controller does not answer: nothing is known
             return told
         gone = {name for name, handle in handles.items() if handle.job_id not in queue} - told
-        twice, self.gone = gone & self.gone, gone
+        twice = gone & self.gone
+        self.gone = gone - twice  # what is over may be submitted again, and then starts anew
         return told | twice
 
     def _queue(self) -> set[str] | None:
-        command = ["squeue", "--noheader", "--format=%i", f"--user={getpass.getuser()}"]
+        command = ["squeue", "--noheader", "--format=%i", f"--user={os.getuid()}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         except (OSError, subprocess.SubprocessError):

@@ -1,6 +1,7 @@
 """YAML whose every value knows its line, so that an error can name it. Nothing in it is executed."""
 
 import math
+import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from pathlib import Path
 import yaml
 
 from pretrain.files import Failed, Missing, Usage
+
+NAME_BYTES = 255  # of a file's name, at most, on any file system of today
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,7 @@ class Value:
 
     @property
     def key(self) -> str:
-        """The last part of `name`."""
+        """The last part of `name`: keys have no dots."""
         return self.name.rpartition(".")[2]
 
     def wrong(self, what: str, *, kind: type[Failed] = Usage) -> Failed:
@@ -39,6 +43,8 @@ class Value:
         for key, value in self.node.value:
             name = str(key.value) if isinstance(key, yaml.ScalarNode) else "?"
             said = Value(self.file, _line(key), ".".join(filter(None, (self.name, name))), value)
+            if not re.fullmatch(r"[^.\s]+", name):
+                raise self.wrong(f"{name!r} is no key: give one word without dots")
             if known is not None and name not in known:
                 raise said.wrong(f"unknown key; known: {', '.join(known)}")
             if name in found:
@@ -58,6 +64,16 @@ class Value:
             raise self.wrong("needs one word or number")
         return str(self.node.value)
 
+    def path(self) -> Path:
+        """A path; ~ is the home folder."""
+        path = Path(self.text())
+        if any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
+            raise self.wrong(f"a name of more than {NAME_BYTES} bytes, which no file has")
+        try:
+            return path.expanduser()
+        except RuntimeError as error:
+            raise self.wrong(f"{path}: nobody here has such a home folder") from error
+
     def matching(self, pattern: str, what: str) -> str:
         """A text of the form `pattern`, which `what` describes."""
         if not re.fullmatch(pattern, text := self.text()):
@@ -72,8 +88,10 @@ class Value:
 
     def whole(self, *, least: int = 0) -> int:
         """A whole number, at least `least`."""
-        value = int(self.matching(r"[0-9]+(_[0-9]+)*", "a whole number"))
-        if value < least:
+        digits = self.matching(r"[0-9]+(_[0-9]+)*", "a whole number").replace("_", "")
+        if len(digits) > MOST_DIGITS:
+            raise self.wrong(f"a number of more than {MOST_DIGITS} digits")
+        if (value := int(digits)) < least:
             raise self.wrong(f"{value} is less than {least}")
         return value
 
@@ -97,6 +115,8 @@ def read_lines(file: Path) -> Value:
         raise Usage(f"{file}{line}: not YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Usage(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise Usage(f"{file}: nested too deep for a plan") from error
     except OSError as error:
         remedy = "give a YAML file, or a shipped plan's name"
         raise Missing(f"{file}: cannot be read ({error.strerror}): {remedy}") from error

@@ -37,7 +37,7 @@ class Launch:
     """How jobs are started. Local: so many workers at once; Slurm: what each job asks for.
 
     A job that dies without a word (killed, out of time, its node gone) is started `attempts` times in
-    all. `slurm` holds any other option of sbatch, by its long name.
+    all. `slurm` holds any other option of sbatch, by its long name; one without a value is true.
     """
 
     workers: int | None = None  # (default: one a GPU, or else one)
@@ -48,7 +48,7 @@ class Launch:
     cpus: int | None = None  # (default: as many as threads)
     memory: int | None = None  # GB
     minutes: int = 1440
-    slurm: tuple[tuple[str, str], ...] = ()
+    slurm: tuple[tuple[str, str | bool], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,20 @@ def read_plan(file: Path, *, data: Path | None = None) -> Plan:
     for key in ("recipe", "methods"):
         if key not in said:
             raise top.wrong(f"no {key}: add it")
-    tasks = tuple(v.choice(TASKS) for v in once(said["tasks"])) if "tasks" in said else tuple(TASKS)
-    seeds = tuple(v.whole() for v in once(said["seeds"])) if "seeds" in said else (0,)
+    tasks = once(said["tasks"], lambda v: v.choice(TASKS)) if "tasks" in said else tuple(TASKS)
+    seeds = once(said["seeds"], Value.whole) if "seeds" in said else (0,)
     launch = read_launch(said["launch"]) if "launch" in said else Launch()
     written = [read_method(value, said, tasks) for value in said["methods"].fields().values()]
     if not written:
         raise said["methods"].wrong("no method: add one")
     recipe = _recipe(said["recipe"], tasks)
-    with at(said["recipe"]):
+    blamed = None if data else said.get("data") or said["recipe"]
+    with at(blamed):
         folder, embedded = _data(said.get("data"), recipe, data)
-    with at(said.get("data") or said["recipe"]):
         find_devkit(folder)
     entries = tuple(resolve(method, folder, embedded=embedded) for method in written)
     _check_rows(written, entries)
-    with at(said.get("data") or said["recipe"]):  # last, for this reads all images that the tasks read
+    with at(blamed):  # last, for this reads all images that the tasks read
         read = {task: read_data(task, recipe=recipe, data=folder) for task in tasks}
     digests = {task: (chosen.sha256, digested) for task, (chosen, _, digested) in read.items()}
     return Plan(file, recipe, folder, digests, entries, seeds, launch)
@@ -106,8 +106,9 @@ def read_launch(value: Value) -> Launch:
     said = value.fields([field.name for field in fields(Launch)])
     numbers = {key: v.whole(least=0 if key == "gpus" else 1) for key, v in said.items() if key in NUMBERS}
     partition = said["partition"].text() if "partition" in said else None
-    slurm = said["slurm"].fields() if "slurm" in said else {}
-    return Launch(partition=partition, slurm=tuple((key, v.text()) for key, v in slurm.items()), **numbers)
+    options = said["slurm"].fields() if "slurm" in said else {}
+    slurm = tuple((key, v.text() == "true" or v.text()) for key, v in options.items())
+    return Launch(partition=partition, slurm=slurm, **numbers)
 
 
 def _recipe(value: Value, tasks: Sequence[str]) -> str:
@@ -123,17 +124,22 @@ def _data(value: Value | None, recipe: str, given: Path | None) -> tuple[Path, b
     if given:
         return given, False
     if recipe.split("-")[0] == "tiny":
-        return (Path(value.text()).expanduser(), False) if value else (commands.default_data(recipe), True)
+        return (value.path(), False) if value else (commands.default_data(recipe), True)
     if value and "BENCH_DATA" not in os.environ:
-        return Path(value.text()).expanduser(), False
+        return value.path(), False
     return commands.default_data(recipe), False
 
 
 def _check_rows(written: Sequence[Written], entries: Sequence[Entry]) -> None:
-    """Raise Usage when two methods make the same row."""
-    rows: dict[str, Written] = {}
+    """Raise Usage when two methods make the same row, or other encoders under one name."""
+    rows: dict[str, str] = {}
+    made: dict[str, tuple[object, str]] = {}
     for method, entry in zip(written, entries, strict=True):
         for row in entry.rows():
             if row in rows:
-                raise method.value.wrong(f"makes the row {row}, as {rows[row].value.name} does: give it a label")
-            rows[row] = method
+                raise method.value.wrong(f"makes the row {row}, as {rows[row]} does: give it a label")
+            rows[row] = method.value.name
+        for name, how in entry.makes().items():
+            other, by = made.setdefault(name, (how, method.value.name))
+            if other != how:
+                raise method.value.wrong(f"makes another encoder {name} than {by} does: give it a label")
