@@ -128,11 +128,14 @@ def split(items: int, *, every: int = HELD_OUT) -> tuple[Tensor, Tensor]:
     return number[~held], number[held]
 
 
-def last_groups(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """N group numbers → items to train on, and those of the last tenth of the groups (of two or more; at least one)."""
+def last_groups(groups: Tensor, *, least: int = 1) -> tuple[Tensor, Tensor]:
+    """N group numbers → items to train on, and those of the last tenth of the groups.
+
+    That is `least` groups at least, and none where there are fewer than twice as many.
+    """
     numbers, items = sorted(set(groups.tolist())), torch.arange(len(groups))
-    last = numbers[-math.ceil(len(numbers) / 10) :] if len(numbers) > 1 else []
-    aside = torch.isin(groups, torch.tensor(last, dtype=groups.dtype))
+    count = max(least, math.ceil(len(numbers) / 10)) if len(numbers) >= 2 * least else 0
+    aside = torch.isin(groups, torch.tensor(numbers[len(numbers) - count :], dtype=groups.dtype))
     return items[~aside], items[aside]
 
 

@@ -12,7 +12,7 @@ from pretrain.images import SIDE, Images, centre_crop, crop_and_mirror, find_all
 from pretrain.motion import moved_stills, reach, views
 from pretrain.parallel import gathered
 from pretrain.pretext import Loss, Pretext
-from pretrain.randomness import Draw
+from pretrain.randomness import Draw, generator
 from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
 from pretrain.tracks import LENGTH, STRIDE, find_videos, tracks
@@ -25,14 +25,14 @@ MARGIN = 0.5  # paper; released code: 1, its README: 0.5 or 0.1
 NEGATIVES, HARD, HARDEST = 4, 2, 4  # a pair; of these from the hardest; how many those are
 EASY = 0.25  # of the iterations, before hard negatives: about where the released code's rate first drops
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def defaults(mask: str | None) -> Defaults:
-    """Released solver. Its data layer's 100 we take as pairs."""
+    """Released solver. Its data layer's batch of 100 counts patches: 50 pairs."""
     del mask
     solver = Solver("sgd", momentum=0.9, decay=5e-4, step=100_000, drop=0.1)
-    return Defaults(iterations=400_000, batch=100, rate=1e-3, solver=solver)
+    return Defaults(iterations=400_000, batch=50, rate=1e-3, solver=solver)
 
 
 def source(folders: Folders) -> Source:
@@ -46,45 +46,57 @@ def source(folders: Folders) -> Source:
 
 
 class Tracks(Images):
-    """First and last patches: two N×3×227×227. The tracks of the last tenth of the videos are held out.
+    """First and last patches, two N×3×227×227, and the numbers of their videos, N int64.
 
-    Raises Missing when fewer than two are left, which there is no telling apart.
+    The tracks of the last tenth of the videos (two at least, of four or more) are held out. Raises
+    Missing when there is one video, whose tracks there is no telling apart.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        videos = store.owners()[::2]
-        self.train, self.held_out = last_groups(videos)
-        if len(self.train) < 2:
-            raise Missing(f"{store.name}: {len(self.train)} track to train on, 2 are the least: give more videos")
+        self.videos = store.owners()[::2]
+        self.train, aside = last_groups(self.videos, least=2)
+        if len(set(self.videos[self.train].tolist())) < 2:
+            raise Missing(f"{store.name}: tracks of 1 video to train on, 2 are the least: give more videos")
+        # In disorder, so that a batch is of several videos, however many tracks each has.
+        self.held_out = aside[torch.randperm(len(aside), generator=generator(0, "held out"))]
         self.record = self.record | {
-            "images": 2 * len(videos),
-            "tracks": len(videos),
-            "videos": len(set(videos.tolist())),
+            "images": 2 * len(self.videos),
+            "tracks": len(self.videos),
+            "videos": len(set(self.videos.tolist())),
         }
 
     def read(self, items: Tensor) -> tuple[Tensor, ...]:
-        """Two N×256×256×3 uint8."""
-        return self.pixels[2 * items], self.pixels[2 * items + 1]
+        """Two N×256×256×3 uint8 and N int64."""
+        return self.pixels[2 * items], self.pixels[2 * items + 1], self.videos[items]
 
     def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Batch:
         """Random crops, mirrored with chance 1/2, of each patch by itself; of held-out ones the centres."""
-        first, last = (centre_crop(part) if held_out else crop_and_mirror(part, draw) for part in raw)
-        return first, last
+        first, last = (centre_crop(part) if held_out else crop_and_mirror(part, draw) for part in raw[:2])
+        return first, last, raw[2]
 
 
 class MovedStills(Images):
-    """Two views of a still each, the second a little aside, turned, nearer or farther, of more or less contrast."""
+    """Two views of a still each, the second a little aside, turned, nearer or farther, of more or less contrast.
+
+    And the numbers of the stills, N int64. Raises Missing when there is one, as its views have no others.
+    """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.train, self.held_out = split(store.images)
+        if len(self.train) < 2:
+            raise Missing(f"{store.name}: {len(self.train)} image to train on, 2 are the least: give more images")
         self.record = self.record | {"motion": "synthetic from stills"}
+
+    def read(self, items: Tensor) -> tuple[Tensor, ...]:
+        """N×256×256×3 uint8 and N int64."""
+        return self.pixels[items], items
 
     def batch(self, raw: tuple[Tensor, ...], draw: Draw, *, held_out: bool = False) -> Batch:
         """A window of 40 to 60% of the side; then moved by up to 20% of it, turned by 15°, scaled by 0.8 to 1.25."""
         del held_out
-        (pixels,) = raw
+        pixels, owners = raw
         count = len(pixels)
         first, moved = draw.rand(count, 4), draw.rand(count, 5) * 2 - 1
         side = SIDE * (0.4 + 0.2 * first[:, 0])
@@ -96,7 +108,8 @@ class MovedStills(Images):
         room = reach(later, angle)[:, None]
         end = torch.minimum(torch.maximum(end, room), SIDE - room)
         contrast = 1.2 ** moved[:, 4].view(-1, 1, 1, 1)
-        return views(pixels, start, side, torch.zeros_like(angle)), views(pixels, end, later, angle) * contrast
+        before = views(pixels, start, side, torch.zeros_like(angle))
+        return before, views(pixels, end, later, angle) * contrast, owners
 
 
 def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor | None) -> "Tracking":
@@ -108,7 +121,7 @@ def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor |
 
 
 class Tracking(Pretext[Batch]):
-    """First and last patches of N tracks → the hinge ranking loss on the cosines of fc7 (1024)."""
+    """First and last patches of N tracks, and their videos → the hinge ranking loss on the cosines of fc7 (1024)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +133,7 @@ class Tracking(Pretext[Batch]):
         """See Pretext."""
         del draw
         if fresh:
-            calibrate([*self.encoder.convs(), self.fc6, self.fc7], lambda: self.features(torch.cat(batch)))
+            calibrate([*self.encoder.convs(), self.fc6, self.fc7], lambda: self.features(torch.cat(batch[:2])))
 
     def features(self, patches: Tensor) -> Tensor:
         """N×3×227×227 → N×1024, of length 1."""
@@ -130,49 +143,47 @@ class Tracking(Pretext[Batch]):
     def forward(self, batch: Batch, draw: Draw) -> Loss:
         """The summed hinges of N tracks with NEGATIVES others each, on both of a track's patches, and how many.
 
-        Others are the patches of all other tracks in the batch that violate the margin: at first random
-        ones, then HARD of the HARDEST ones and the rest random.
+        Others are the patches of all other videos in the batch that violate the first patch's margin, as in
+        the released code: at first random ones, then HARD of the HARDEST ones and the rest random.
         """
-        found = self.features(torch.cat(batch))
-        first, last = found.chunk(2)
-        hinges = self.hinges(first, last, draw)
-        violating = hinges.detach() > 0
-        drawn = draw.rand(*hinges.shape)
+        first, last = self.features(torch.cat(batch[:2])).chunk(2)
+        by_first, both = self.hinges(first, last, batch[2], draw)
+        drawn = draw.rand(*both.shape)
         hard = HARD if draw.iteration > EASY * draw.iterations else 0
-        hardest = hinges.detach().topk(min(HARDEST, hinges.shape[1])).indices
-        order = draw.rand(len(hinges), HARDEST)[:, : hardest.shape[1]].argsort(1)[:, :hard]
-        chosen = [hardest.gather(1, order)]
-        others = torch.where(violating, drawn, drawn - 1).scatter(1, chosen[0], -2.0)
-        chosen.append(others.topk(min(NEGATIVES - hard, hinges.shape[1])).indices)
-        kept = hinges.gather(1, torch.cat(chosen, 1))
-        return Loss(kept.sum(), torch.tensor(kept.numel()))
+        order = draw.rand(len(both), HARDEST).argsort(1)[:, :hard]
+        mined = by_first.topk(HARDEST).indices.gather(1, order)
+        others = torch.where(by_first > 0, drawn, drawn - 1).scatter(1, mined, -2.0)
+        kept = both.gather(1, torch.cat([mined, others.topk(NEGATIVES - hard).indices], 1))
+        return Loss(kept.sum(), torch.tensor(2 * kept.numel()))
 
-    def hinges(self, first: Tensor, last: Tensor, draw: Draw) -> Tensor:
-        """Two n×1024, n of the batch's N tracks → n×2N: both hinges of each other patch, 0 for a track's own.
+    def hinges(self, first: Tensor, last: Tensor, owners: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Two n×1024 and their videos (n), n of the batch's N tracks → two n×2N, for each patch of the batch.
 
-        Raises Usage when there is no other.
+        The hinge of the first patch, without gradient: 0 for patches of its own video. Both patches'
+        together: 0 where that one is. Raises Usage when the batch is one track.
         """
         together = (first * last).sum(1, keepdim=True)
         others = torch.cat([gathered(part, draw.shard) for part in (first, last)])
         if len(others) == 2:
             raise Usage("--batch 1: tracking tells the tracks of a batch apart: give 2 or more")
-        hinges = sum(F.relu(MARGIN + part @ others.T - together) for part in (first, last))
-        assert isinstance(hinges, Tensor)
-        number = torch.arange(len(others) // 2, device=first.device)
-        own = draw.shard.own(number)[:, None] == number.repeat(2)
-        return hinges.masked_fill(own, 0.0)
+        by_first, by_last = (F.relu(MARGIN + part @ others.T - together) for part in (first, last))
+        # By video, not by place: a track may stand in the batch twice, where two passes meet.
+        own = owners[:, None] == gathered(owners, draw.shard).repeat(2)
+        left_out = own | (by_first == 0)
+        return by_first.detach().masked_fill(own, 0.0), (by_first + by_last).masked_fill(left_out, 0.0)
 
     def scores(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """How often a patch is nearer to the other of its track than to a patch of another track of the batch."""
+        """How often a first patch is nearer to the last of its track than to that of a track of another video."""
         del draw
-        if len(batch[0]) < 2:  # there is no other track
+        *patches, owners = batch
+        other = owners[:, None] != owners
+        if not other.any():
             return {}
-        first, last = self.features(torch.cat(batch)).chunk(2)
+        first, last = self.features(torch.cat(patches)).chunk(2)
         together, apart = (first * last).sum(1, keepdim=True), first @ last.T
-        other = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
         return {"accuracy": (together > apart)[other].float().mean(), "chance_accuracy": torch.tensor(0.5)}
 
     def pictures(self, batch: Batch, draw: Draw) -> list[Tensor]:
         """First patches over last ones."""
         del draw
-        return list(batch)
+        return list(batch[:2])

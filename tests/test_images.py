@@ -320,3 +320,10 @@ def test_the_last_tenth_of_the_groups_is_held_out(groups: list[int], aside: list
     assert sorted(train.tolist() + aside) == list(range(len(groups)))
     numbers = torch.tensor(groups, dtype=torch.long)
     assert not set(numbers[train].tolist()) & set(numbers[held_out].tolist())  # no group is in both
+
+
+@pytest.mark.parametrize(("groups", "aside"), [(0, 0), (1, 0), (3, 0), (4, 2), (19, 2), (20, 2), (21, 3)])
+def test_two_groups_at_least_are_held_out_or_none(groups: int, aside: int) -> None:
+    train, held_out = last_groups(torch.arange(groups), least=2)
+    assert held_out.tolist() == list(range(groups))[groups - aside :]
+    assert train.tolist() == list(range(groups - aside))

@@ -129,7 +129,7 @@ def test_the_motion_labelled_is_the_motion_seen(stills: Path, tmp_path: Path) ->
 def test_two_views_for_tracking_differ_a_little(stills: Path, tmp_path: Path) -> None:
     """By up to 20% of the side along x and y, 15°, 1.25 in scale and 1.2 in contrast, all of it used."""
     found = []
-    for first, second in drawn(tracking.source, stills, tmp_path):
+    for first, second, _ in drawn(tracking.source, stills, tmp_path):
         for before, after in zip(first, second, strict=True):
             light = float((after[2] / before[2]).mean())  # blue is the same everywhere
             (start, side, angle), (end, later, turned) = window(before), window(after / light)
@@ -152,7 +152,7 @@ def test_the_same_seed_moves_the_same(source: Callable[[Folders], object], still
     first, again, other = (drawn(source, stills, tmp_path, seed=seed) for seed in (0, 0, 1))
     for one, two, three in zip(first, again, other, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-        assert not any(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+        assert not any(torch.equal(a, b) for a, b in zip(one, three, strict=True))  # nor are they of the same stills
     assert not torch.equal(first[0][1], first[1][1])  # though the images are all the same
 
 
@@ -174,6 +174,22 @@ def test_a_still_that_is_drawn_twice_is_moved_twice(stills: Path) -> None:
     first, second, _ = data.batch(raw, Draw(generator(0, "a")))
     assert not torch.equal(first[0], first[1])
     assert not torch.equal(second[0], second[1])
+
+
+def test_both_views_are_of_the_still_whose_number_they_have(stills: Path, tmp_path: Path) -> None:
+    """Three batches of sixteen of 38: the third holds what the first two left and begins again."""
+    owners = torch.cat([batch[2] for batch in drawn(tracking.source, stills, tmp_path)])
+    data = tracking.source(Folders(images=(stills,))).open(tmp_path)
+    assert owners[:38].sort().values.tolist() == data.train.tolist()
+    assert torch.equal(data.read(data.held_out)[1], data.held_out)
+
+
+def test_one_still_has_no_other_to_be_told_from(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    Image.fromarray(chart()).save(tmp_path / "maps" / "a.png")
+    with pytest.raises(Missing, match=r"^maps: 1 image to train on, 2 are the least: give more images$") as caught:
+        tracking.source(Folders(images=(tmp_path / "maps",))).open(tmp_path / "stores")
+    assert caught.value.exit_code == 3
 
 
 # ---- what is told of it ----

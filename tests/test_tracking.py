@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pretrain import Folders
+from pretrain import Folders, Solver
 from pretrain.alexnet import CROP, MEAN_RGB, read_encoder
 from pretrain.files import Missing, Usage
 from pretrain.images import SIDE, batches, held_out_batches
 from pretrain.pretext import Pretext
 from pretrain.randomness import Draw, generator, shuffled
-from pretrain.tracking import EASY, HARD, HARDEST, MARGIN, NEGATIVES, Tracking, Tracks, source
+from pretrain.tracking import EASY, HARD, HARDEST, MARGIN, NEGATIVES, Tracking, Tracks, defaults, source
 from pretrain.tracks import AHEAD, LENGTH, PATCH, SHORTER, STRIDE, camera_flow, follow, frames, moving, tracks
 from pretrain.train import Config, pretrain
 
@@ -117,19 +117,45 @@ def test_the_tracks_of_the_last_films_are_held_out(films: Path, runs: Path) -> N
 def test_a_batch_is_the_first_and_the_last_patches_of_tracks(films: Path, runs: Path) -> None:
     """Cropped and mirrored each by itself; of held-out ones the centres. The ground's light tells first from last."""
     data = source(Folders(videos=(films,))).open(runs / "stores")
-    ((first, last),) = batches(data, batch=54, seed=0, start=0, stop=1, device=CPU)
+    ((first, last, owners),) = batches(data, batch=54, seed=0, start=0, stop=1, device=CPU)
     mean = torch.tensor(MEAN_RGB).view(3, 1, 1)
     assert first.shape == last.shape == (54, 3, CROP, CROP)
     light = [(part + mean)[:, :, -20:].mean((1, 2, 3)) for part in (first, last)]  # below the square
     films_of = shuffled(54, batch=54, seed=0, iteration=0)
+    assert torch.equal(owners, films_of)
     for film_of, before, after in zip(films_of.tolist(), *light, strict=True):
         assert (before + 20 < after) if film_of % 2 == 0 else (after + 20 < before)
     (found,) = (part for _, part in held_out_batches(data, batch=6, device=CPU))
     raw = data.read(data.held_out)
-    for part, squares in zip(found, raw, strict=True):
+    assert torch.equal(found[2], raw[2])
+    for part, squares in zip(found[:2], raw[:2], strict=True):
         assert torch.equal(part + mean, squares[:, 14:241, 14:241].permute(0, 3, 1, 2).float())
     both = [data.batch(data.read(data.train[:1]), Draw(generator(0, k))) for k in range(6)]
-    assert len({tuple(part[0, :, 0, 0].tolist()) for pair in both for part in pair}) > 9
+    assert len({tuple(part[0, :, 0, 0].tolist()) for pair in both for part in pair[:2]}) > 9
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_of_few_films_two_are_left_to_train_on(count: int, tmp_path: Path) -> None:
+    """And two or none held out, as a track is told apart from those of other films."""
+    folder = tmp_path / "films"
+    for number in range(count):
+        film(folder / f"{number}.avi", moving_square(number, count=LENGTH + 2))
+    one_frame(folder / "1-short.mp4")
+    data = source(Folders(videos=(folder,))).open(tmp_path / "stores")
+    assert isinstance(data, Tracks)
+    trained = {2: [0, 2], 3: [0, 2, 3], 4: [0, 2]}[count]
+    assert data.read(data.train)[2].tolist() == trained
+    assert sorted(data.read(data.held_out)[2].tolist()) == ([3, 4] if count == 4 else [])
+
+
+def test_a_held_out_batch_is_of_several_films(tmp_path: Path) -> None:
+    """Though tracks lie by film, and each film has more of them than a batch."""
+    folder = tmp_path / "films"
+    for number in range(4):
+        film(folder / f"{number}.avi", panned(camera=0.0, square=2.0, count=LENGTH + 1 + 3 * STRIDE))
+    data = source(Folders(videos=(folder,))).open(tmp_path / "stores")
+    assert data.record["tracks"] == 4 * 4
+    assert all(len(owners.unique()) > 1 for _, (_, _, owners) in held_out_batches(data, batch=4, device=CPU))
 
 
 # ---- tracks ----
@@ -308,19 +334,20 @@ def test_a_folder_without_films_is_named(tmp_path: Path) -> None:
     assert caught.value.exit_code == 3
 
 
-def test_one_track_is_refused(tmp_path: Path) -> None:
-    """Of two films one is held out; a track that fills a batch would be its own negative."""
+def test_tracks_of_one_film_are_refused(tmp_path: Path) -> None:
+    """They are no negatives of each other, however many they are."""
     folder = tmp_path / "films"
-    for number in range(2):
-        film(folder / f"{number}.avi", moving_square(number))
-    with pytest.raises(Missing, match=r"^films: 1 track to train on, 2 are the least: give more videos$") as caught:
+    film(folder / "film.avi", moving_square(0, count=LENGTH + 1 + STRIDE))
+    with pytest.raises(
+        Missing, match=r"^films: tracks of 1 video to train on, 2 are the least: give more videos$"
+    ) as caught:
         pretrain(SHORT, folders=Folders(videos=(folder,)), runs=tmp_path / "runs", device=CPU)
     assert caught.value.exit_code == 3
 
 
 def test_a_batch_of_one_track_is_refused() -> None:
     with pytest.raises(Usage, match=r"^--batch 1: tracking tells the tracks of a batch apart: give 2 or more$"):
-        Told()(unit(1, 1.0, 0), Draw(generator(0), iteration=1, iterations=2))
+        Told()((*unit(1, 1.0, 0), torch.arange(1)), Draw(generator(0), iteration=1, iterations=2))
 
 
 def test_films_that_can_be_used_are_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -357,31 +384,32 @@ def unit(tracks: int, spread: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def by_hand(
-    first: Tensor, last: Tensor, drawn: Tensor, order: Tensor, *, hard: int
+    first: Tensor, last: Tensor, owners: list[int], drawn: Tensor, order: Tensor, *, hard: int
 ) -> tuple[float, int, Tensor, list[set[int]]]:
     """The loss of N tracks, one number after the other: its sum, its count, its gradient (2N×D), and the negatives.
 
-    Patch number k of the batch is the first one of track k, or the last one of track k - N.
+    Patch number k of the batch is the first one of track k, or the last one of track k - N. What is a negative
+    is told by the hinge of the first patch; what it costs, by those of both.
     """
     tracks, patches = len(first), torch.cat([first, last])
     total, count, gradient = 0.0, 0, torch.zeros_like(patches)
     chosen: list[set[int]] = []
     for i in range(tracks):
         together = float(first[i] @ last[i])
-        hinge = {}
-        for k in range(2 * tracks):
-            if k % tracks != i:
-                hinge[k] = sum(max(0.0, 0.5 + float(anchor @ patches[k]) - together) for anchor in (first[i], last[i]))
-        hardest = sorted(hinge, key=lambda k: -hinge[k])[:4]
-        mined = [hardest[place] for place in sorted(range(4), key=lambda k: float(order[i, k]))[:hard]]
-        violating = sorted((k for k in hinge if hinge[k] > 0 and k not in mined), key=lambda k: -float(drawn[i, k]))
-        negatives = mined + violating[: 4 - hard]
-        chosen.append({k for k in negatives if hinge[k] > 0})
-        count += 4
+        costs = {k: 0.5 + float(first[i] @ patches[k]) - together for k in range(2 * tracks)}
+        violating = {k: cost for k, cost in costs.items() if cost > 0 and owners[k % tracks] != owners[i]}
+        hardest = sorted(violating, key=lambda k: -violating[k])[:4]
+        places = sorted(range(4), key=lambda k: float(order[i, k]))[:hard]
+        mined = [hardest[place] for place in places if place < len(hardest)]
+        rest = sorted((k for k in violating if k not in mined), key=lambda k: -float(drawn[i, k]))
+        negatives = mined + rest[: 4 - hard]
+        chosen.append(set(negatives))
+        count += 2 * 4
         for k in negatives:
-            total += hinge[k]
             for anchor, other in ((i, tracks + i), (tracks + i, i)):
-                if 0.5 + float(patches[anchor] @ patches[k]) - together > 0:
+                hinge = 0.5 + float(patches[anchor] @ patches[k]) - together
+                if hinge > 0:
+                    total += hinge
                     gradient[anchor] += patches[k] - patches[other]
                     gradient[k] += patches[anchor]
                     gradient[other] -= patches[anchor]
@@ -389,19 +417,32 @@ def by_hand(
 
 
 @pytest.mark.parametrize("iteration", [3, 4])
-@pytest.mark.parametrize(("tracks", "spread"), [(8, 1.0), (8, 0.3), (3, 1.0)])
-def test_the_loss_of_a_plain_loop(tracks: int, spread: float, iteration: int) -> None:
+@pytest.mark.parametrize(
+    ("owners", "spread"),
+    [
+        (range(8), 1.0),
+        (range(8), 0.3),
+        (range(3), 1.0),
+        ([4, 4, 1, 1, 1, 7, 7, 2], 1.0),  # videos of several tracks
+        ([5, 5, 9, 5], 1.0),
+        ([3, 3, 3], 1.0),
+    ],
+    ids=str,
+)
+def test_the_loss_of_a_plain_loop(owners: Sequence[int], spread: float, iteration: int) -> None:
     """Four random negatives of those that violate the margin; after a quarter of the iterations, two of the hardest."""
     assert (MARGIN, NEGATIVES, HARD, HARDEST, EASY) == (0.5, 4, 2, 4, 0.25)
+    tracks, videos = len(owners), list(owners)
     for seed in range(5):
         first, last = (part.requires_grad_() for part in unit(tracks, spread, seed))
-        loss = Told()((first, last), Draw(generator(seed), iteration=iteration, iterations=12))
+        batch = (first, last, torch.tensor(videos))
+        loss = Told()(batch, Draw(generator(seed), iteration=iteration, iterations=12))
         gradient = torch.cat(torch.autograd.grad(loss.total, (first, last)))
         random = generator(seed)
         drawn, order = torch.rand(tracks, 2 * tracks, generator=random), torch.rand(tracks, 4, generator=random)
         hard = 2 if iteration > 12 / 4 else 0
         with torch.no_grad():
-            total, count, expected, _ = by_hand(first, last, drawn, order, hard=hard)
+            total, count, expected, _ = by_hand(first, last, videos, drawn, order, hard=hard)
         assert loss.total.item() == pytest.approx(total)
         assert loss.count.item() == count
         torch.testing.assert_close(gradient, expected)
@@ -413,12 +454,14 @@ def negatives(first: Tensor, last: Tensor, *, iteration: int, seed: int) -> list
     seen: list[Tensor] = []
 
     class Watched(Told):
-        def hinges(self, first: Tensor, last: Tensor, draw: Draw) -> Tensor:
-            seen.append(super().hinges(first, last, draw))
-            seen[-1].retain_grad()
-            return seen[-1]
+        def hinges(self, first: Tensor, last: Tensor, owners: Tensor, draw: Draw) -> tuple[Tensor, Tensor]:
+            by_first, both = super().hinges(first, last, owners, draw)
+            both.retain_grad()
+            seen.append(both)
+            return by_first, both
 
-    loss = Watched()(tuple(leaf.chunk(2)), Draw(generator(seed), iteration=iteration, iterations=100))
+    batch = (*leaf.chunk(2), torch.arange(len(first)))
+    loss = Watched()(batch, Draw(generator(seed), iteration=iteration, iterations=100))
     loss.total.backward()
     (hinges,) = seen
     assert hinges.grad is not None
@@ -429,7 +472,7 @@ def negatives(first: Tensor, last: Tensor, *, iteration: int, seed: int) -> list
 def test_hard_negatives_begin_after_a_quarter_of_the_iterations(iteration: int, hard: bool) -> None:
     """Over many draws two of four are always among the four hardest; before that any that violates is as likely."""
     first, last = unit(12, 2.0, 0)
-    hinges = Told().hinges(first, last, Draw(generator(0)))
+    hinges, _ = Told().hinges(first, last, torch.arange(12), Draw(generator(0)))
     hardest = [set(row.tolist()) for row in hinges.topk(4).indices]
     violating = [set(row.nonzero().flatten().tolist()) for row in hinges > 0]
     many = [track for track in range(12) if len(violating[track]) > 8]
@@ -445,17 +488,42 @@ def test_hard_negatives_begin_after_a_quarter_of_the_iterations(iteration: int, 
 def test_a_tracks_own_patches_are_no_negatives() -> None:
     """Even where they violate the margin most."""
     first, last = unit(4, 0.0, 0)
-    hinges = Told().hinges(first, -last, Draw(generator(0)))
-    for track in range(4):
-        assert hinges[track, track] == hinges[track, track + 4] == 0
-        assert (hinges[track] > 0).sum() == 6
+    for hinges in Told().hinges(first, -last, torch.arange(4), Draw(generator(0))):
+        for track in range(4):
+            assert hinges[track, track] == hinges[track, track + 4] == 0
+            assert (hinges[track] > 0).sum() == 6
+
+
+def test_the_patches_of_a_video_are_no_negatives_of_its_tracks() -> None:
+    """Nor is a track that stands in the batch twice its own, as where two passes over the data meet."""
+    first, last = unit(4, 0.0, 0)
+    twice = [torch.cat([part, part[:1]]) for part in (first, -last)]
+    for hinges in Told().hinges(*twice, torch.tensor([0, 1, 0, 3, 0]), Draw(generator(0))):
+        own = [[0, 2, 4], [1], [0, 2, 4], [3], [0, 2, 4]]
+        for track, same in enumerate(own):
+            assert (hinges[track] == 0).nonzero().flatten().tolist() == same + [k + 5 for k in same]
+
+
+def test_the_first_patch_says_which_are_negatives() -> None:
+    """A patch that is near to the last one alone costs nothing; one near to the first costs both hinges."""
+    first, last = torch.eye(4, dtype=torch.float64)[:2], torch.eye(4, dtype=torch.float64)[[2, 3]]
+    others = torch.tensor([[0.0, 0, 1, 0], [0.9, 0, 0.3, 0]], dtype=torch.float64)
+    first[1], last[1] = others
+    by_first, both = Told().hinges(first, last, torch.arange(2), Draw(generator(0)))
+    together = 0.0  # of track 0
+    assert by_first[0].tolist() == pytest.approx([0, 0.5 + 0 - together, 0, 0.5 + 0.9 - together])
+    assert both[0].tolist() == pytest.approx([0, 0.5 + 1.5, 0, 1.4 + 0.8])
+    last[0] = first[0] * 0.6 + last[0] * 0.8  # by 0.6, more than the margin
+    by_first, both = Told().hinges(first, last, torch.arange(2), Draw(generator(0)))
+    assert by_first[0].tolist() == pytest.approx([0, 0, 0, 0.5 + 0.9 - 0.6])
+    assert both[0].tolist() == pytest.approx([0, 0, 0, 0.8 + (0.5 + 0.78 - 0.6)])
 
 
 def test_tracks_that_are_far_apart_have_no_loss() -> None:
     first = torch.eye(6, dtype=torch.float64)
     leaf = first.clone().requires_grad_()
-    loss = Told()((leaf, first), Draw(generator(0), iteration=9, iterations=10))
-    assert (loss.total.item(), loss.count.item()) == (0, 24)
+    loss = Told()((leaf, first, torch.arange(6)), Draw(generator(0), iteration=9, iterations=10))
+    assert (loss.total.item(), loss.count.item()) == (0, 48)
     assert not torch.autograd.grad(loss.total, leaf)[0].any()
 
 
@@ -474,11 +542,24 @@ def test_the_features_are_of_length_one_and_both_towers_the_same() -> None:
 
 
 def test_the_scores_of_a_plain_loop() -> None:
-    """How often a first patch is nearer to its last than to another track's last; one track alone has no score."""
+    """How often a first patch is nearer to its last than to another video's last; one video alone has no score."""
     first, last = unit(7, 1.5, 3)
-    right = [float(first[i] @ last[i]) > float(first[i] @ last[k]) for i in range(7) for k in range(7) if k != i]
-    found = Told().scores((first, last), Draw(generator(0)))
+    videos = [0, 0, 1, 2, 2, 2, 6]
+    right = [
+        float(first[i] @ last[i]) > float(first[i] @ last[k])
+        for i in range(7)
+        for k in range(7)
+        if videos[k] != videos[i]
+    ]
+    found = Told().scores((first, last, torch.tensor(videos)), Draw(generator(0)))
     assert found["accuracy"].item() == pytest.approx(np.mean(right))
     assert 0.5 < np.mean(right) < 1
     assert found["chance_accuracy"].item() == 0.5
-    assert Told().scores((first[:1], last[:1]), Draw(generator(0))) == {}
+    for count in (1, 7):
+        assert Told().scores((first[:count], last[:count], torch.full((count,), 3)), Draw(generator(0))) == {}
+
+
+def test_the_recipe_is_that_of_the_released_solver() -> None:
+    recipe = defaults(None)
+    assert (recipe.iterations, recipe.batch, recipe.rate, recipe.calibrate) == (400_000, 50, 1e-3, False)
+    assert recipe.solver == Solver("sgd", momentum=0.9, decay=5e-4, step=100_000, drop=0.1)
