@@ -250,17 +250,19 @@ def _finish(run: Run, encoder: Path, seconds: float) -> None:
 
 @torch.no_grad()
 def _held_out(run: Run) -> dict[str, float]:
-    """The head's scores on the items that were held out: means over these."""
+    """The head's scores on the items that were held out: means over those that it could be scored on."""
     if run.data is None:
         return {}
     run.pretext.eval()
     totals: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for number, (share, batch) in enumerate(held_out_batches(run.data, batch=run.config.batch, device=run.device)):
         draw = Draw(generator(run.config.seed, "scores", number, device=run.device))
         for name, value in run.pretext.scores(batch, draw).items():
             totals[name] = totals.get(name, 0.0) + share * float(value)
+            shares[name] = shares.get(name, 0.0) + share
     run.pretext.train()
-    return {name: round(value, 6) for name, value in totals.items()}
+    return {name: round(value / shares[name], 6) for name, value in totals.items()}
 
 
 def _finite(run: Run, loss: Tensor, iteration: int) -> float:

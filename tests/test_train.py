@@ -617,6 +617,19 @@ def test_the_loss_is_the_sum_by_the_count_and_the_solver_is_the_configs(
     assert (said["supervision"], said["dataset"]) == ("numbers", {"name": "numbers", "sha256": "5"})
 
 
+def test_what_cannot_be_scored_counts_for_nothing(
+    slope: types.SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The held-out numbers 1 … 5 come as three and two."""
+    scores = Slope.scores
+    monkeypatch.setattr(Slope, "scores", lambda self, batch, draw: scores(self, batch, draw) if len(batch) > 2 else {})
+    encoder = pretrain(SLOPE, folders=Folders(), runs=tmp_path / "three", device=CPU)
+    assert read_encoder(encoder).provenance["held_out"] == {"mean": 2.0}
+    monkeypatch.setattr(Slope, "scores", lambda self, batch, draw: {})
+    encoder = pretrain(SLOPE, folders=Folders(), runs=tmp_path / "none", device=CPU)
+    assert read_encoder(encoder).provenance["held_out"] == {}
+
+
 def test_a_run_with_nothing_to_train_on_or_shared_unevenly_is_refused(
     slope: types.SimpleNamespace, tmp_path: Path
 ) -> None:
