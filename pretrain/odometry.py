@@ -47,7 +47,8 @@ def _sequence(folder: Path, path: Path) -> Drive:
     drive = folder / "sequences" / path.stem
     cameras = [drive / "image_2"] if (drive / "image_2").is_dir() else sorted(p for p in drive.iterdir() if p.is_dir())
     inside = cameras[0] if len(cameras) == 1 else drive
-    frames = tuple(sorted(p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES))
+    found = (p for p in inside.iterdir() if p.suffix.lower() in SUFFIXES)
+    frames = tuple(sorted(found, key=lambda p: (len(p.stem), p.stem)))  # 10 comes after 2, padded or not
     try:
         numbers = [[float(word) for word in line.split()] for line in path.read_text().splitlines() if line.strip()]
         poses = np.array(numbers, np.float64).reshape(len(numbers), 3, 4)

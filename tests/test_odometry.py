@@ -144,6 +144,15 @@ def test_frames_are_sought_as_kitti_has_them(tmp_path: Path) -> None:
     ]
 
 
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Padded or not."""
+    folder = drive(tmp_path, "00", wandering(11, 0))
+    for path in sorted(folder.iterdir()):
+        path.rename(path.with_name(f"{int(path.stem)}.png"))
+    (found,) = find_sequences(tmp_path)
+    assert [path.stem for path in found.frames] == [str(number) for number in range(11)]
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
