@@ -44,9 +44,10 @@ def source(folders: Folders) -> Source:
     names = sorted({name for name, _ in found})
     if len(names) < 2:
         raise Missing(f"{files[0][0]}: one class ({names[0]}) alone: give --images a folder with one folder a class")
+    numbers = {name: number for number, name in enumerate(names)}
     data = partial(
         LabelledImages,
-        labels=torch.tensor([names.index(name) for name, _ in found]),
+        labels=torch.tensor([numbers[name] for name, _ in found]),
         validation=torch.tensor([aside for _, aside in found]),
         names=names,
     )
