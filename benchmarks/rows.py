@@ -4,14 +4,14 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.bootstrap import interval, replicates
 from benchmarks.published import NONE, Row, published
 from benchmarks.results import Result
 from benchmarks.sections import Section
-from pretrain import row_name
+from pretrain import ADAM, method_module, row_name
 from pretrain.alexnet import CAFFENET, described
 from transfer import TASKS
 
@@ -88,15 +88,23 @@ def comparable(result: Result, row: Row | None) -> bool:
     """Whether a result may be set beside the number that `row` publishes for its task.
 
     That takes the whole protocol on the whole official splits, the encoder that the row stands for, on
-    the trunk it stands for, and its pre-training in full, unless the weights are its authors' own.
+    the trunk it stands for, and its pre-training in full, unless there is none or the weights are its authors' own.
     """
     if row is None or row.get(result["task"]) is None or result["variant"] not in row["variants"]:
         return False
     provenance, data = result["encoder"]["provenance"], result["data"]
     trunk = described(result["encoder"]["architecture"]) == CAFFENET or row.get("trunk") == "any"
-    trained = "source" in provenance or (provenance.get("iterations") or 0) >= row["iterations"]
+    trained = "source" in provenance or not row["iterations"] or _in_full(provenance, row)
     whole = data["name"] == "VOC" and data["images"] == FULL.get(result["task"])
     return result["recipe"]["name"] == "paper" and whole and trunk and trained
+
+
+def _in_full(provenance: dict[str, Any], row: Row) -> bool:
+    """Whether an encoder was trained as its method's defaults say, for as many iterations as the published one."""
+    recipe = asdict(method_module(row["method"]).defaults(provenance.get("mask")))
+    said = {"solver": asdict(ADAM), "calibrate": False} | provenance  # see budget()
+    same = all(said.get(key) == recipe[key] for key in ("solver", "batch", "rate", "calibrate"))
+    return same and (provenance.get("iterations") or 0) >= row["iterations"]
 
 
 def cell(row: Measured, task: str) -> str:

@@ -28,6 +28,7 @@ from benchmarks.results import (
 from benchmarks.rows import FULL, comparable, known_rows, spread
 from benchmarks.sections import Section, sections
 from benchmarks.table2 import frame, report
+from pretrain import method_module
 from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
 from transfer import TASKS, Data
@@ -233,7 +234,17 @@ def test_a_changed_recipe_leaves_the_table(tmp_path, capsys):
     assert "1 results left out" in capsys.readouterr().err
 
 
+SAID = ("batch", "rate", "solver", "calibrate")  # of how an encoder was trained
+
+
+def trained(method, mask=None):
+    """What the provenance of an encoder that was trained by its method's defaults says of that."""
+    recipe = asdict(method_module(method).defaults(mask))
+    return {key: recipe[key] for key in SAID}
+
+
 WHOLE = {"recipe": "paper", "data_name": "VOC", "images": FULL["classification"], "iterations": 100_000}
+WHOLE |= trained("context")
 
 
 def test_only_the_full_protocol_stands_beside_published_numbers(tmp_path):
@@ -252,6 +263,11 @@ def test_only_the_full_protocol_stands_beside_published_numbers(tmp_path):
         {"iterations": 99_999},
         {"variant": "central"},  # not the encoder that 56.5 stands for
         {"variant": "random-region-rescaled"},
+        {"batch": 32},
+        {"rate": 1e-3},
+        {"mask": "central"},  # whose rate is 1e-3
+        {"solver": {"name": "sgd", "momentum": 0.9, "decay": 0.0, "step": 0, "drop": 1.0}},
+        {"calibrate": True},
     ],
     ids=str,
 )
@@ -262,12 +278,21 @@ def test_anything_less_does_not(change, tmp_path):
     assert "not comparable" in text.splitlines()[0]
 
 
+def test_older_encoders_and_untrained_ones_stand_there_too(tmp_path):
+    """The ones say nothing of solver and calibration; the others were not trained by what they say of it."""
+    older = {key: value for key, value in WHOLE.items() if key not in ("solver", "calibrate")}
+    put(tmp_path / "a", **older)
+    assert "/ 56.5" in report(tmp_path / "a", recipe=None, style="csv")
+    put(tmp_path / "b", **older | {"method": "random", "variant": "", "iterations": 0, "batch": 1, "rate": 0.0})
+    assert "/ 53.3" in report(tmp_path / "b", recipe=None, style="csv")
+
+
 def test_another_trunk_does_not_but_weights_of_the_authors_do(tmp_path):
     other = make_result(**WHOLE)
     other["encoder"]["architecture"] |= {"norm": "none"}
     save(tmp_path / "a", other)
     assert "/ 56.5" not in report(tmp_path / "a", recipe=None, style="csv")
-    theirs = make_result(**WHOLE | {"variant": "released", "iterations": None})
+    theirs = make_result(**WHOLE | {"variant": "released", "iterations": None} | dict.fromkeys(SAID))
     theirs["encoder"]["provenance"] |= {"source": {"file": "ce_features.caffemodel"}}
     save(tmp_path / "b", theirs)
     assert "/ 56.5" in report(tmp_path / "b", recipe=None, style="csv")
@@ -395,8 +420,11 @@ def test_other_data_is_not_comparable(method):
     """In full, so that the data alone decides."""
     row = known_rows()[method]
     stands = row["variants"][0]
-    full = WHOLE | {"method": method, "iterations": row["iterations"]}
+    full = WHOLE | trained(method) | {"method": method, "iterations": row["iterations"]}
     assert comparable(make_result(variant=stands, **full), row)
+    assert not comparable(make_result(variant=stands, **full | {"iterations": row["iterations"] - 1}), row)
+    assert not comparable(make_result(variant=stands, **full | {"batch": 1}), row)
+    assert full["iterations"] <= method_module(method).defaults(None).iterations
     for data in ("10-classes", "synthetic"):
         variant = "-".join(filter(None, (stands, data)))
         assert not comparable(make_result(variant=variant, **full), row)
@@ -404,7 +432,7 @@ def test_other_data_is_not_comparable(method):
 
 
 def test_no_published_number_beside_ten_classes(tmp_path):
-    put(tmp_path, **WHOLE | TEN | {"iterations": 450_000})
+    put(tmp_path, **WHOLE | trained("labels") | TEN | {"iterations": 450_000})
     text = report(tmp_path, recipe=None, style="markdown")
     assert "/ 78.2" not in text
     assert "not comparable" in text.splitlines()[0]
