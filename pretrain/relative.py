@@ -28,7 +28,7 @@ GRIDS = 4  # an image
 AREA = (150_000, 450_000)  # pixels of a resized image
 SPAN = ACROSS * PATCH + (ACROSS - 1) * GAP + 2 * JITTER  # what a grid covers: 398
 SIDE = 400  # of stored images
-# A stored square is at most three times its image.
+# A stored square is at most about three times its image.
 LEAST = math.ceil(SPAN / 3)
 SHRUNK, RMS = 0.33, 50.0  # the share of patches that lose detail; what patches are normalised to
 UNGROUPED = Architecture(groups=(1, 1, 1, 1, 1))
@@ -131,7 +131,11 @@ def build(data: Dataset | None, *, mask: str | None, loss: str, shapes: Tensor |
 
 
 class BatchNorm(nn.Module):
-    """N×C×… → the same shape, over the whole batch of all processes: deviation 1, mean 0, no scale and shift."""
+    """N×C×… → the same shape, over the whole batch of all processes: deviation 1, mean 0, no scale and shift.
+
+    Released code: running means of which a batch leaves 0.999, Caffe's default; we: 0.95, since with few
+    iterations 0.999 would not have forgotten its start.
+    """
 
     mean: Tensor
     variance: Tensor
