@@ -140,12 +140,12 @@ class Grid:
             self.end(step, "not run", "not run: its encoder is not there")
         if (needs and needs.standing != "done") or time.monotonic() < max(step.again, self.closed):
             return
-        if (slot := self.slot()) is None:
-            return
         if holder(step.papers.lock) is not None:
             if not step.again:
                 self.display.say(f"{step.job.name}: another process is at it")
             step.again = time.monotonic() + AGAIN_SECONDS
+        elif (slot := self.slot()) is None:
+            return
         elif self.is_done(step):
             self.end(step, "done", "done")
         elif step.again and self.failed(step):  # there, after we began
@@ -171,9 +171,9 @@ class Grid:
 
     def slot(self) -> int | None:
         """The first free place among the workers."""
-        places = min(self.launcher.workers or len(self.steps), len(self.steps))
+        places = range(self.launcher.workers or len(self.steps))
         used = {step.slot for step in self.steps.values() if step.handle}
-        return next((slot for slot in range(places) if slot not in used and not self.launcher.taken(slot)), None)
+        return next((slot for slot in places if slot not in used and not self.launcher.taken(slot)), None)
 
     def settle(self, step: Step) -> None:
         """A job is over: done, failed, busy elsewhere, or dead."""
