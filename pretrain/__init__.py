@@ -3,6 +3,7 @@
 A method's module holds
 
 - ``SUPERVISION``: the word in the table's second column;
+- ``VERSION``: raised with any change that gives other numbers for the same options: older results are then stale;
 - ``MASKS``: the mask kinds it can be given (the first is the default), or ();
 - ``defaults(mask) -> Defaults``: the paper's budget; ``TINY``: one for the embedded data;
 - ``EMBEDDED``: the folder of that data it is trained on, "images", "videos" or "odometry";
@@ -98,6 +99,7 @@ class MethodModule(Protocol):
     """What a module named in METHODS offers."""
 
     SUPERVISION: str
+    VERSION: int
     MASKS: tuple[str, ...]
     TINY: Defaults
     EMBEDDED: str

@@ -12,6 +12,7 @@ from pretrain.pretext import Loss
 from pretrain.randomness import Draw
 
 SUPERVISION = "-"
+VERSION = 1
 MASKS = ()
 TINY = Defaults(iterations=60, batch=32, rate=1e-4)
 EMBEDDED = "images"

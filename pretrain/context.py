@@ -17,6 +17,7 @@ from pretrain.rescale import mean_and_deviation
 
 Distance = Literal["l2", "l1"]
 SUPERVISION = "context"
+VERSION = 1
 # The model of Table 2 was trained with random-region holes (protocols 2.2).
 MASKS = ("random-region", "random-block", "random-pattern", "central")
 TINY = Defaults(iterations=60, batch=32, rate=1e-4)

@@ -21,6 +21,7 @@ from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
 
 SUPERVISION = "egomotion"
+VERSION = 1
 MASKS = ()
 TINY = Defaults(iterations=60, batch=16, rate=3e-5, calibrate=True)
 EMBEDDED = "odometry"

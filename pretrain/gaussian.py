@@ -10,6 +10,7 @@ from pretrain.images import still_images
 from pretrain.pretext import Pretext
 
 SUPERVISION = "initialization"
+VERSION = 1
 MASKS = ()
 TINY = Defaults(iterations=0, batch=0, rate=0.0)
 EMBEDDED = "images"

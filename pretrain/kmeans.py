@@ -16,6 +16,7 @@ from pretrain.randomness import Draw, generator
 from pretrain.rescale import IMAGES, initialise, rescale_trunk
 
 SUPERVISION = "initialization"
+VERSION = 1
 MASKS = ()
 TINY = Defaults(iterations=0, batch=IMAGES, rate=0.0)
 EMBEDDED = "images"

@@ -19,6 +19,7 @@ from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
 
 SUPERVISION = "class labels"
+VERSION = 1
 MASKS = ()
 TINY = Defaults(iterations=60, batch=16, rate=1e-4, calibrate=True)
 EMBEDDED = "images"

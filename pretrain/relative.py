@@ -19,6 +19,7 @@ from pretrain.randomness import Draw, Shard
 from pretrain.store import Source, Store, centre_square, open_image
 
 SUPERVISION = "relative context"
+VERSION = 1
 MASKS = ()
 TINY = Defaults(iterations=60, batch=2, rate=1e-4)
 EMBEDDED = "images"

@@ -49,6 +49,7 @@ class Config:
     solver: Solver = ADAM
     calibrate: bool = False
     data: str = ""
+    version: int = 1  # of the method's code
 
     @property
     def variant(self) -> str:
@@ -89,6 +90,7 @@ def configure(
         solver=chosen.solver,
         calibrate=chosen.calibrate,
         data=module.source(folders).kind if chosen.batch else "",
+        version=module.VERSION,
     )
 
 
@@ -156,7 +158,7 @@ def finished(config: Config, *, folders: Folders, runs: Path) -> Path | None:
 
 def same_training(provenance: dict[str, Any], config: Config) -> bool:
     """Whether an encoder that says this of itself was trained by `config`. Older ones lack the newer keys."""
-    unsaid = {"label": "", "solver": asdict(ADAM), "calibrate": False, "data": ""}
+    unsaid = {"label": "", "solver": asdict(ADAM), "calibrate": False, "data": "", "version": 1}
     matters = asdict(config)
     if not config.batch:  # no data, so what was said of batches decides nothing
         del matters["batch"]

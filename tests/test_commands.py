@@ -125,7 +125,10 @@ def test_a_method_and_a_task_are_one_line_each(here, shrunk, capsys, monkeypatch
     method = types.ModuleType("fake_method")
     source = pretrain.method_module("random")
     method.__dict__.update(
-        {name: getattr(source, name) for name in ("MASKS", "TINY", "EMBEDDED", "defaults", "source", "build")}
+        {
+            name: getattr(source, name)
+            for name in ("VERSION", "MASKS", "TINY", "EMBEDDED", "defaults", "source", "build")
+        }
     )
     method.SUPERVISION = "nothing at all"
     task = types.ModuleType("fake_task")

@@ -124,6 +124,7 @@ def test_every_method_has_the_shape_of_a_method(images: Path, tmp_path: Path) ->
     for name in METHODS:
         module = method_module(name)
         assert isinstance(module.SUPERVISION, str)
+        assert module.VERSION >= 1
         assert set(module.MASKS) <= set(MASKS)
         for mask in module.MASKS or (None,):
             assert isinstance(module.defaults(mask), Defaults)
@@ -505,6 +506,7 @@ def test_finished_without_data_and_with_silhouettes(images: Path, shapes: Path, 
 CHANGES: dict[str, Any] = {
     "method": "other", "mask": "random-pattern", "loss": "l1", "iterations": 3, "batch": 3, "rate": 0.5, "seed": 5,
     "label": "long", "solver": Solver("sgd", momentum=0.9), "calibrate": True, "data": "synthetic",
+    "version": 7,
 }  # fmt: skip
 
 
@@ -536,7 +538,7 @@ def test_encoders_from_before_solvers_and_kinds_of_data_are_still_known() -> Non
             patch.setattr("pretrain.images.find_images", lambda folder: [folder / "a.jpg"])
             config = configure(said["method"], folders=folders, budget="paper", **given)
         assert same_training(said, config)
-        for key in ("seed", "loss", "iterations", "label", "solver", "calibrate", "data"):
+        for key in ("seed", "loss", "iterations", "label", "solver", "calibrate", "data", "version"):
             assert not same_training(said, replace(config, **{key: CHANGES[key]})), key
 
 
