@@ -14,7 +14,7 @@ from pretrain.randomness import Draw
 SUPERVISION = "-"
 VERSION = 1
 MASKS = ()
-TINY = Defaults(iterations=60, batch=32, rate=1e-4)
+TINY = Defaults(iterations=60, batch=16, rate=1e-4)
 EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)
 

@@ -20,7 +20,7 @@ SUPERVISION = "context"
 VERSION = 1
 # The model of Table 2 was trained with random-region holes (protocols 2.2).
 MASKS = ("random-region", "random-block", "random-pattern", "central")
-TINY = Defaults(iterations=60, batch=32, rate=1e-4)
+TINY = Defaults(iterations=60, batch=16, rate=1e-4)
 EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)
 

@@ -23,7 +23,7 @@ from pretrain.store import Source, Store
 SUPERVISION = "egomotion"
 VERSION = 1
 MASKS = ()
-TINY = Defaults(iterations=60, batch=16, rate=3e-5, calibrate=True)
+TINY = Defaults(iterations=60, batch=8, rate=3e-5, calibrate=True)
 EMBEDDED = "odometry"
 BINS, WIDTH = 20, 0.3  # of z-scored motion; two more classes lie beyond
 STILL = 1e-6  # metres and radians: no motion, but what rounding makes of none

@@ -2,14 +2,16 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.grid import display, fill
+from benchmarks.grid import display, fill, launch
 from benchmarks.grid.attempt import Papers, read_failure
 from benchmarks.grid.display import Durations, Pace, TimeLeft
 from benchmarks.grid.encoders import Places
@@ -141,7 +143,7 @@ def test_a_place_is_one_jobs_whichever_grid_started_it(grid, tmp_path):
     made = grid(launcher)
     assert made.slot() == 0
     place = launcher.place(0)
-    process = subprocess.Popen([sys.executable, "-c", HOLD, place], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, place], stdout=PIPE, text=True)
     try:
         assert process.stdout.readline() == "True\n"
         assert made.slot() == 1
@@ -153,6 +155,26 @@ def test_a_place_is_one_jobs_whichever_grid_started_it(grid, tmp_path):
         process.kill()
         process.wait()
     assert made.slot() == 0
+
+
+def test_a_job_that_does_not_end_is_killed(tmp_path, monkeypatch):
+    """With the process that submitit started it from."""
+    monkeypatch.setattr(launch, "GRACE", 0.5)
+    launcher = Local(tmp_path / "grid/submitted/now", 0.0, threads=1, workers=1, gpus=())
+    lock = Papers.of("deaf", tmp_path / "grid").lock
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    starter = subprocess.Popen(
+        [sys.executable, "-c", f"{deaf}print(1, flush=True); import time; time.sleep(60)"], stdout=PIPE
+    )
+    job = subprocess.Popen([sys.executable, "-c", deaf + HOLD, lock], stdout=PIPE)
+    try:
+        assert starter.stdout.readline() == b"1\n"
+        assert job.stdout.readline() == b"True\n"
+        launcher.cancel({"deaf": SimpleNamespace(job_id=starter.pid, done=lambda: starter.poll() is not None)})
+        assert (starter.wait(10), job.wait(10)) == (-signal.SIGKILL, -signal.SIGKILL)
+    finally:
+        starter.kill()
+        job.kill()
 
 
 def test_the_time_left_of_a_job_of_which_nothing_is_known(monkeypatch):

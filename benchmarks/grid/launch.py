@@ -13,7 +13,7 @@ from typing import Protocol
 
 import submitit
 
-from benchmarks.grid.attempt import Job, Outcome, attempt, holder
+from benchmarks.grid.attempt import Job, Outcome, Papers, attempt, holder
 from benchmarks.grid.plan import Launch
 from pretrain.files import Failed, Missing, Usage, write_error
 
@@ -99,13 +99,16 @@ class Local:
         return {name for name, handle in handles.items() if handle.done()}
 
     def cancel(self, handles: Mapping[str, Handle]) -> None:
-        """See Launcher. SIGTERM, as the jobs are deaf to Ctrl-C."""
+        """See Launcher. SIGTERM, as the jobs are deaf to Ctrl-C; later SIGKILL, of submitit's process and the job."""
         end = time.monotonic() + GRACE
         left = set(handles)
         while left := left - self.over({name: handles[name] for name in left}):
-            with suppress(ProcessLookupError):
-                for name in left:
-                    os.kill(int(handles[name].job_id), signal.SIGTERM if time.monotonic() < end else signal.SIGKILL)
+            late = time.monotonic() >= end
+            for name in left:
+                process = holder(Papers.of(name, _grid(self.folder)).lock) if late else None
+                for number in filter(None, (process, int(handles[name].job_id))):
+                    with suppress(ProcessLookupError):
+                        os.kill(number, signal.SIGKILL if late else signal.SIGTERM)
             time.sleep(0.3)
 
 
