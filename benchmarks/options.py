@@ -210,7 +210,13 @@ def _add_run(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     add("--dry-run", action="store_true", help="check the plan, say what is done, stale and missing, and stop")
     add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA, or the plan's)")
     add("--launcher", choices=("local", "slurm"), default="local", help="(default: local)")
-    add("--workers", type=positive, metavar="N", help="jobs at once (default: the plan's, or one a GPU, or one)")
+    add(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="jobs at once on this machine, with those of other grids in the same --runs "
+        "(default: the plan's, or one a GPU, or one)",
+    )
     _add_results(parser)
     _add_places(parser)
     parser.set_defaults(command=commands.run)
