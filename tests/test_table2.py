@@ -399,6 +399,11 @@ def test_a_row_is_called_what_its_encoder_saw(said, name, tmp_path):
     assert cells(tmp_path, **said).loc[name].Supervision == said["supervision"]
 
 
+def test_what_was_not_trained_was_supervised_by_nothing(tmp_path):
+    table = cells(tmp_path, **STILLS, method="tracking", iterations=0)
+    assert table.loc["Wang et al. (synthetic)"].Supervision == "initialization"
+
+
 def test_an_encoder_that_is_silent_borrows_only_its_own_row_s_word(tmp_path):
     assert cells(tmp_path / "a", method="labels", variant="", supervision="").loc["ImageNet"].Supervision == (
         "1000 class labels"
