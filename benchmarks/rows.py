@@ -132,9 +132,10 @@ def spread(values: Sequence[float]) -> str:
 def supervision(row: Measured) -> str:
     """The encoder's own word; the paper's only under the paper's name, and where the encoder says nothing.
 
-    What was trained for no iteration was supervised by nothing, whatever its method.
+    A row that is trained was supervised by nothing where it was trained for no iteration.
     """
-    if any(p.get("iterations") == 0 and "source" not in p for p in row.provenances()):
+    trains = row.published and row.published["iterations"]
+    if trains and any(p.get("iterations") == 0 and "source" not in p for p in row.provenances()):
         return "initialization"
     said = next((p["supervision"] for p in row.provenances() if p.get("supervision")), None)
     named = row.published and row.name.startswith(row.published["name"])

@@ -78,7 +78,11 @@ seeds: [{seeds}]
 launch: {{workers: 2, threads: 1{launch}}}
 """
 TWO = "  random:\n  autoencoder: {iterations: 2, batch: 2}"
-RUN = "import sys; from benchmarks.cli import main; sys.exit(main())"
+# With an ear for Ctrl-C, to which a shell's background is deaf.
+RUN = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from benchmarks.cli import main; sys.exit(main())"
+)
 
 
 @pytest.fixture

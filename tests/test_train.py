@@ -430,7 +430,8 @@ def test_the_budget_is_chosen_by_name(method: str, images: Path) -> None:
 def test_what_is_given_overrides_the_budget(images: Path) -> None:
     given = {"mask": "central", "loss": "l1", "iterations": 7, "batch": 3, "rate": 0.5, "seed": 9, "label": "long"}
     config = configure("context", folders=Folders(images=(images,)), budget="paper", **given)  # type: ignore[arg-type]
-    assert asdict(config) == given | {"method": "context", "solver": asdict(ADAM), "calibrate": False, "data": ""}
+    rest = {"method": "context", "solver": asdict(ADAM), "calibrate": False, "data": "", "version": 1}
+    assert asdict(config) == given | rest
     calibrated = configure("context", folders=Folders(images=(images,)), budget="paper", iterations=0)
     assert (calibrated.iterations, calibrated.batch) == (0, 64)  # 0 is a number of iterations, too
 
