@@ -6,6 +6,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python
 
+# Every job is a process of its own: what it imports is compiled once, also where that is turned off.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: install demo test lint clean
 install: $(VENV)/.installed
 
