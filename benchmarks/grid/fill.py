@@ -23,7 +23,7 @@ CLOSED_SECONDS = 60.0  # between two tries of what a scheduler refuses, or two l
 Standing = Literal["waiting", "running", "done", "failed", "not run"]
 
 
-class Refused(Exception):
+class Refused(Failed):
     """The scheduler takes no job at all."""
 
 
@@ -86,7 +86,7 @@ class Grid:
 
     def __init__(self, plan: Plan, found: dict[str, Step], *, launcher: Launcher, durations: Durations) -> None:
         self.plan, self.steps, self.launcher, self.durations = plan, found, launcher, durations
-        self.accepted, self.closed = False, 0.0  # whether a job ever was; no other is submitted before
+        self.closed = 0.0  # no job is submitted before
         self.display = Display(total=len(found), done=self.done())
 
     def done(self) -> int:
@@ -130,6 +130,8 @@ class Grid:
         """A job that cannot be looked at (its data or its encoder is gone) is lost, and the others go on."""
         try:
             yield
+        except Refused:
+            raise
         except (Failed, OSError) as error:
             self.lose(step, str(error))
 
@@ -160,13 +162,12 @@ class Grid:
         try:
             step.handle = self.launcher.submit(job, number=step.deaths + 1, slot=slot)
         except Failed as error:
-            if not self.accepted:
+            if not any(other.since for other in self.steps.values()):  # none was ever accepted
                 raise Refused(str(error)) from error
             self.closed = time.monotonic() + CLOSED_SECONDS
             self.display.say(f"{step.job.name}: {error}: tried again in {CLOSED_SECONDS:.0f} s")
             return
-        self.accepted, step.standing, step.slot = True, "running", slot
-        step.since, step.pace = time.monotonic(), Pace()
+        step.standing, step.slot, step.since, step.pace = "running", slot, time.monotonic(), Pace()
         self.display.say(f"{step.job.name}: started")
 
     def slot(self) -> int | None:
@@ -273,10 +274,7 @@ def fill(plan: Plan, rows: list[Row], places: Places, *, kind: str, workers: int
         known: dict[str, float] = {}
         with suppress(Failed):  # a damaged result, which the table will name
             known = stated(read_results(places.results, recipe=plan.recipe))
-        try:
-            Grid(plan, found, launcher=chosen, durations=Durations(known)).fill()
-        except Refused as error:
-            raise Failed(str(error)) from error
+        Grid(plan, found, launcher=chosen, durations=Durations(known)).fill()
     failed = [step for step in found.values() if step.standing == "failed"]
     for step in failed:
         log(f"{step.job.name}: {step.failure and step.failure.message} (log: {step.papers.log})")
