@@ -78,9 +78,9 @@ def budget(result: Result) -> str:
     keys += ["batch", "rate", "loss"] if provenance.get("iterations") else []
     rescaled = (provenance.get("rescaled") or {}).get("dataset")
     told = [provenance.get(key) for key in (*keys, "supervision")]
-    # Older encoders lack these: they were trained by Adam, uncalibrated, on the data that the row stands for.
+    # Older encoders lack these: trained by Adam, uncalibrated, on the data that the row stands for, by a first version.
     solver = (provenance.get("solver") or {}).get("name", "adam")
-    told += [solver, provenance.get("calibrate") or False, provenance.get("data") or ""]
+    told += [solver, provenance.get("calibrate") or False, provenance.get("data") or "", provenance.get("version") or 1]
     return json.dumps([rescaled, *told], sort_keys=True)
 
 

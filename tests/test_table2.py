@@ -443,9 +443,9 @@ def test_no_published_number_beside_ten_classes(tmp_path):
     assert "not comparable" in text.splitlines()[0]
 
 
-@pytest.mark.parametrize("key", ["supervision", "kind", "calibrate"])
+@pytest.mark.parametrize("key", ["supervision", "kind", "calibrate", "version"])
 def test_other_supervision_is_another_row(key, tmp_path, capsys):
-    said = {"supervision": "10 class labels", "kind": "synthetic", "calibrate": True}
+    said = {"supervision": "10 class labels", "kind": "synthetic", "calibrate": True, "version": 2}
     put(tmp_path, seed=0)
     put(tmp_path, seed=1, **{key: said[key]})
     put(tmp_path, method="random", variant="")
