@@ -7,6 +7,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from transfer import voc
 
 Labels = NDArray[np.int64]
+CHANCE_RANKINGS = 200
 TIE = 1e-5  # VC takes this off the scores of positives, so that ties count against them
 
 
@@ -39,6 +40,23 @@ def _average_precision(score: voc.Floats, true: NDArray[np.bool_], metric: str) 
     if metric == "11point":
         return voc.ap_11point(*voc.precision_recall(score, true, int(true.sum())))
     return float(true.mean())
+
+
+def chance_map(labels: Labels, *, rankings: int = CHANCE_RANKINGS) -> tuple[float, float]:
+    """images×20 labels → mean and standard deviation of the mAP (step-wise) of random rankings of these very images.
+
+    Higher than the share of positives, which is its limit for infinitely many images.
+    """
+    random = np.random.default_rng(0)
+    maps = []
+    for column in labels.T:
+        true = column[column != 0] > 0
+        if true.any():
+            shown = random.permuted(np.tile(true, (rankings, 1)), axis=1)
+            precision = np.cumsum(shown, axis=1) / np.arange(1, len(true) + 1)
+            maps.append((precision * shown).sum(1) / true.sum())
+    means = np.mean(maps, axis=0)
+    return float(means.mean()), float(means.std())
 
 
 def resampled_map(scores: voc.Floats, labels: Labels, weights: NDArray[np.int64]) -> voc.Floats:
