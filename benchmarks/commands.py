@@ -41,8 +41,10 @@ def pretrain(options: argparse.Namespace) -> Answer:
             rate=options.lr,
             seed=options.seed,
             label=options.label,
+            precision=options.precision,
+            start=options.start,
         )
-        path = pretrain(config, folders=folders, runs=options.runs, device=device, shard=shard)
+        path = pretrain(config, folders=folders, runs=options.runs, device=device, shard=shard, save_at=options.save_at)
     return 0, "" if shard.rank else f"{path}\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import commands
 from benchmarks.commands import RUNS, TINY, WEIGHTS
-from pretrain import METHODS
+from pretrain import METHODS, PRECISIONS
 from transfer import TASKS
 
 
@@ -97,6 +97,22 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         help="iterations, batch, rate, solver and fillers, where not given: paper: the published ones (default with "
         "--images or --videos); tiny: shrunken, with Adam and fresh layers at data-dependent scales, as the published "
         "fillers start on a plateau that a short run does not leave (default for the embedded data)",
+    )
+    add("--precision", choices=PRECISIONS, default="fp32", help="bf16: bfloat16 autocast (default: fp32)")
+    add(
+        "--start",
+        choices=("scaled", "kmeans"),
+        default="",
+        help="how the encoder of context and autoencoder starts, in place of Caffe's fillers: at data-dependent "
+        "scales, or from k-means filters; a row of its own",
+    )
+    add(
+        "--save-at",
+        type=count,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="save the encoder on the way, after these iterations (0: before the first); see `bench curve`",
     )
     add("--seed", type=count, default=0)
     add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")

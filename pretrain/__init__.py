@@ -4,6 +4,7 @@ A method's module holds
 
 - ``SUPERVISION``: the word in the table's second column;
 - ``VERSION``: raised with any change that gives other numbers for the same options: older results are then stale;
+- ``STARTS``: other starts of its encoder than the fillers that it is built with, or ();
 - ``MASKS``: the mask kinds it can be given (the first is the default), or ();
 - ``defaults(mask) -> Defaults``: the paper's budget; ``TINY``: one for the embedded data;
 - ``EMBEDDED``: the folder of that data it is trained on, "images", "videos" or "odometry";
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pretrain.files import Failed
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:  # slow to import, and the names of the methods need none of i
     from pretrain.pretext import Pretext
     from pretrain.randomness import Draw
     from pretrain.store import Source
+
+Precision = Literal["fp32", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 METHODS = {
     "labels": "pretrain.labels",
@@ -101,6 +105,7 @@ class MethodModule(Protocol):
     SUPERVISION: str
     VERSION: int
     MASKS: tuple[str, ...]
+    STARTS: tuple[str, ...]
     TINY: Defaults
     EMBEDDED: str
     defaults: Callable[[str | None], Defaults]

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrain.files import Failed, Missing, atomic, sha256
+from pretrain.precision import widened
 
 # protocols 2.2; Caffe's B,G,R = 104,117,123 turned round. Released code: Fast R-CNN and FCN subtract
 # the same mean with decimals (102.98, 115.95, 122.77 and 104.007, 116.669, 122.679); we: one mean everywhere.
@@ -81,21 +82,23 @@ class LocalResponseNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        given, x = x.dtype, widened(x)  # of bfloat16's eight bits, 1 + a small sum would keep nothing
         scale = LocalResponseNorm.ALPHA / LocalResponseNorm.SIZE
         divisor = LocalResponseNorm.window_sum(x * x).mul_(scale).add_(1.0)
         root = divisor.rsqrt()
         y = x * root * root.sqrt()
         ctx.save_for_backward(x, divisor, y)
-        return y
+        return y.to(given)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, divisor, y = ctx.saved_tensors
+        given, grad = grad.dtype, widened(grad)
         root = divisor.rsqrt()
         scale = 2 * LocalResponseNorm.BETA * LocalResponseNorm.ALPHA / LocalResponseNorm.SIZE
         through_sum: Tensor = LocalResponseNorm.window_sum(grad * y / divisor)
         grad_x: Tensor = grad * root * root.sqrt() - scale * x * through_sum
-        return grad_x
+        return grad_x.to(given)
 
 
 def local_response_norm(x: Tensor) -> Tensor:

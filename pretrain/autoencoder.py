@@ -14,6 +14,7 @@ from pretrain.randomness import Draw
 SUPERVISION = "-"
 VERSION = 1
 MASKS = ()
+STARTS = ("scaled", "kmeans")
 TINY = Defaults(iterations=60, batch=16, rate=1e-4)
 EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)

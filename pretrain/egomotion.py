@@ -15,6 +15,7 @@ from pretrain.fillers import filled
 from pretrain.images import SIDE, Images, as_input, find_all, last_groups, split, stills
 from pretrain.motion import moved_stills, reach, views
 from pretrain.odometry import AXES, Drive, find_sequences, pairs
+from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw
 from pretrain.rescale import calibrate
@@ -23,6 +24,7 @@ from pretrain.store import Source, Store
 SUPERVISION = "egomotion"
 VERSION = 1
 MASKS = ()
+STARTS = ()
 TINY = Defaults(iterations=60, batch=8, rate=3e-5, calibrate=True)
 EMBEDDED = "odometry"
 BINS, WIDTH = 20, 0.3  # of z-scored motion; two more classes lie beyond
@@ -170,7 +172,7 @@ class Egomotion(Pretext[Batch]):
         both = self.encoder(torch.cat([first, second]))
         x = F.relu(self.join2(F.relu(self.join1(torch.cat(both.chunk(2), 1)))))
         x = draw.dropout(F.relu(self.fc(x.flatten(1))), 0.5, training=training)
-        return self.motion(x).view(len(x), self.classes, -1)  # type: ignore[no-any-return]
+        return widened(self.motion(x)).view(len(x), self.classes, -1)
 
     def forward(self, batch: Batch, draw: Draw) -> Loss:
         """The summed cross-entropies of N pairs, and N."""

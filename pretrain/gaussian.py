@@ -12,6 +12,7 @@ from pretrain.pretext import Pretext
 SUPERVISION = "initialization"
 VERSION = 1
 MASKS = ()
+STARTS = ()
 TINY = Defaults(iterations=0, batch=0, rate=0.0)
 EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)

@@ -18,6 +18,7 @@ from pretrain.rescale import IMAGES, initialise, rescale_trunk
 SUPERVISION = "initialization"
 VERSION = 1
 MASKS = ()
+STARTS = ()
 TINY = Defaults(iterations=0, batch=IMAGES, rate=0.0)
 EMBEDDED = "images"
 source = partial(still_images, supervision=SUPERVISION)

@@ -13,6 +13,7 @@ from pretrain.alexnet import AlexNet
 from pretrain.files import Missing, Usage
 from pretrain.fillers import filled
 from pretrain.images import Images, find_all, split, stills
+from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw
 from pretrain.rescale import calibrate
@@ -21,6 +22,7 @@ from pretrain.store import Source, Store
 SUPERVISION = "class labels"
 VERSION = 1
 MASKS = ()
+STARTS = ()
 TINY = Defaults(iterations=60, batch=16, rate=1e-4, calibrate=True)
 EMBEDDED = "images"
 IMAGENET = 1000
@@ -132,7 +134,7 @@ class Classifier(Pretext[Batch]):
         x = self.encoder(images).flatten(1)
         for layer in (self.fc6, self.fc7):
             x = draw.dropout(F.relu(layer(x)), 0.5, training=training)
-        return self.fc8(x)  # type: ignore[no-any-return]
+        return widened(self.fc8(x))
 
     def forward(self, batch: Batch, draw: Draw) -> Loss:
         """The summed cross-entropy of N images, and N."""

@@ -57,10 +57,10 @@ def _uniform(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand(count, generator=generator, device=generator.device)
 
 
-def _add(mask: Tensor, candidate: Tensor) -> Tensor:
-    """The union of the two where it stays under the cap, else `mask`."""
+def _add(mask: Tensor, candidate: Tensor, area: Tensor | None = None) -> Tensor:
+    """The union of the two where it stays under the cap, else `mask`. `area`: H×W shares of the whole, else equal."""
     union = mask | candidate
-    fits = union.float().mean((1, 2, 3)) <= CAP
+    fits = (union.float().mean((1, 2, 3)) if area is None else (union * area).sum((1, 2, 3))) <= CAP
     return torch.where(fits.view(-1, 1, 1, 1), union, mask)
 
 
@@ -91,21 +91,33 @@ def random_region(count: int, side: int, generator: torch.Generator, *, shapes: 
     """Deformed silhouettes (`shapes`: K×64×64 bool) pasted anywhere, at most a quarter of the image.
 
     Paper: the deformation is not stated; we scale (0.25 to 0.75 of the side, less with every try),
-    rotate up to 45°, mirror and bend each, and keep each that stays under the cap.
+    rotate up to 45°, mirror and bend each, and keep each that stays under the cap. Where none of six
+    does, or none lies in the image, we draw again.
     """
+    if not shapes.flatten(1).any(1).all():
+        raise ValueError("a silhouette without a pixel")
+    mask = torch.zeros(count, 1, side, side, dtype=torch.bool, device=generator.device)
+    missing = torch.arange(count, device=generator.device)
+    while len(missing):
+        drawn = _regions(len(missing), side, generator, shapes=shapes)
+        good = drawn.flatten(1).any(1)
+        mask[missing[good]] = drawn[good]
+        missing = missing[~good]
+    return mask
+
+
+def _regions(count: int, side: int, generator: torch.Generator, *, shapes: Tensor) -> Tensor:
+    """As random_region, but some may be empty. Made in cells of 2×2 pixels, of which an odd side cuts the last ones."""
     device, half = generator.device, (side + 1) // 2
     shapes = shapes.to(device)
     mask = torch.zeros(count, 1, half, half, dtype=torch.bool, device=device)
+    cell = torch.tensor([2.0] * (side // 2) + [1.0] * (side % 2), device=device) / side
     for attempt in range(6):
         index = torch.randint(len(shapes), (count,), generator=generator, device=device)
         grid = _warp(count, half, generator, shrink=0.85**attempt)
         pasted = F.grid_sample(shapes[index, None].float(), grid, align_corners=False)
-        mask = _add(mask, pasted > 0.5)
-    mask = mask.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :side, :side]
-    # An odd side cuts the last half cell off, which can carry the share of the rest past the cap.
-    coverage = mask.float().mean((1, 2, 3))
-    usable = (coverage > 0) & (coverage <= CAP)
-    return torch.where(usable.view(-1, 1, 1, 1), mask, random_block(count, side, generator))
+        mask = _add(mask, pasted > 0.5, cell[:, None] * cell)
+    return mask.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :side, :side]
 
 
 def _warp(count: int, side: int, generator: torch.Generator, *, shrink: float) -> Tensor:

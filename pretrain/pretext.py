@@ -39,6 +39,13 @@ class Pretext(nn.Module, Generic[Batch]):
         `fresh`: bring every fresh layer but the last to data-dependent scales (see Defaults.calibrate).
         """
 
+    def begin(self, batch: Batch, start: str) -> None:
+        """Start the encoder as `start` (one of its module's STARTS) says, from the whole first batch, in place of its
+        fillers. Called before calibrate, with torch's generator seeded for it.
+        """
+        del batch
+        raise Usage(f"--start {start}: this method has one start")
+
     def scores(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """How well the head solves a batch it was not trained on, and what chance is: scalars."""
         del batch, draw

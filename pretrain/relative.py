@@ -14,6 +14,7 @@ from pretrain.files import Usage
 from pretrain.fillers import xavier
 from pretrain.images import Images, find_all, split
 from pretrain.parallel import total
+from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw, Shard
 from pretrain.store import Source, Store, centre_square, open_image
@@ -21,6 +22,7 @@ from pretrain.store import Source, Store, centre_square, open_image
 SUPERVISION = "relative context"
 VERSION = 1
 MASKS = ()
+STARTS = ()
 TINY = Defaults(iterations=60, batch=2, rate=1e-4)
 EMBEDDED = "images"
 PATCH, GAP, JITTER = 96, 48, 7
@@ -154,7 +156,7 @@ class BatchNorm(nn.Module):
 
         As in Caffe, what they started from counts for nothing: the first batches are averaged.
         """
-        shape = (1, -1, *[1] * (x.ndim - 2))
+        x, shape = widened(x), (1, -1, *[1] * (x.ndim - 2))
         mean, variance = self.statistics(x, shard) if self.training else (self.mean, self.variance)
         return (x - mean.view(shape)) * (variance.view(shape) + self.EPSILON).rsqrt()
 
@@ -214,7 +216,7 @@ class Relative(Pretext[Tensor]):
         first, second, _ = self.pairs
         both = self.fc7_first(x)[:, first] + self.fc7_second(x)[:, second]
         x = F.relu(norms[4](both.flatten(0, 1)))
-        return self.direction(F.relu(self.fc8(x))).view(*both.shape[:2], -1)  # type: ignore[no-any-return]
+        return widened(self.direction(F.relu(self.fc8(x)))).view(*both.shape[:2], -1)
 
     def forward(self, batch: Tensor, draw: Draw) -> Loss:
         """The summed cross-entropy of all pairs, and how many."""

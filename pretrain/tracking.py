@@ -11,6 +11,7 @@ from pretrain.fillers import filled
 from pretrain.images import SIDE, Images, centre_crop, crop_and_mirror, find_all, last_groups, split
 from pretrain.motion import moved_stills, reach, views
 from pretrain.parallel import gathered
+from pretrain.precision import full, widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw, generator
 from pretrain.rescale import calibrate
@@ -20,6 +21,7 @@ from pretrain.tracks import LENGTH, STRIDE, find_videos, tracks
 SUPERVISION = "motion"
 VERSION = 2  # 1: tracks of one video were negatives of each other
 MASKS = ()
+STARTS = ()
 TINY = Defaults(iterations=60, batch=8, rate=1e-4, calibrate=True)
 EMBEDDED = "videos"
 MARGIN = 0.5  # paper; released code: 1, its README: 0.5 or 0.1
@@ -139,7 +141,7 @@ class Tracking(Pretext[Batch]):
     def features(self, patches: Tensor) -> Tensor:
         """N×3×227×227 → N×1024, of length 1."""
         x = F.relu(self.fc7(F.relu(self.fc6(self.encoder(patches).flatten(1)))))
-        return F.normalize(x)
+        return F.normalize(widened(x))
 
     def forward(self, batch: Batch, draw: Draw) -> Loss:
         """The summed hinges of N tracks with NEGATIVES others each, on both of a track's patches, and how many.
@@ -167,7 +169,8 @@ class Tracking(Pretext[Batch]):
         others = torch.cat([gathered(part, draw.shard) for part in (first, last)])
         if len(others) == 2:
             raise Usage("--batch 1: tracking tells the tracks of a batch apart: give 2 or more")
-        by_first, by_last = (F.relu(MARGIN + part @ others.T - together) for part in (first, last))
+        with full(first.device):  # in bfloat16 most hinges would differ by nothing
+            by_first, by_last = (F.relu(MARGIN + part @ others.T - together) for part in (first, last))
         # By video, not by place: a track may stand in the batch twice, where two passes meet.
         own = owners[:, None] == gathered(owners, draw.shard).repeat(2)
         left_out = own | (by_first == 0)

@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain import ADAM, Dataset, Folders, Solver, method_module, parallel, provenance
+from pretrain import ADAM, Dataset, Folders, Precision, Solver, method_module, parallel, provenance
 from pretrain.alexnet import mean_rgb, read_encoder, save_encoder
 from pretrain.files import Failed, Usage, atomic, load_checkpoint, save_checkpoint, write_text
 from pretrain.images import batches, held_out_batches
 from pretrain.journal import Journal
+from pretrain.layers import layer_statistics
 from pretrain.masks import silhouettes
+from pretrain.precision import autocast
 from pretrain.pretext import Loss
 from pretrain.progress import Progress, checkpoint_due, log
 from pretrain.randomness import ALONE, Draw, Shard, generator, reseed
@@ -50,11 +53,14 @@ class Config:
     calibrate: bool = False
     data: str = ""
     version: int = 1  # of the method's code
+    precision: Precision = "fp32"
+    start: str = ""  # of the encoder: one of the method's STARTS, or its fillers
 
     @property
     def variant(self) -> str:
         """The part of a row's name after the method: "random-region", "central-l1", "synthetic", …"""
-        return "-".join(filter(None, (self.mask, self.loss if self.loss != "l2" else "", self.data, self.label)))
+        start = f"{self.start}-start" if self.start else ""
+        return "-".join(filter(None, (self.mask, self.loss if self.loss != "l2" else "", start, self.data, self.label)))
 
     @property
     def name(self) -> str:
@@ -65,17 +71,19 @@ class Config:
 def configure(
     method: str, *, folders: Folders, budget: Budget, mask: str | None = None, loss: str = "l2",
     iterations: int | None = None, batch: int | None = None, rate: float | None = None,
-    seed: int = 0, label: str = "",
+    seed: int = 0, label: str = "", precision: Precision = "fp32", start: str = "",
 ) -> Config:  # fmt: skip
     """What to train: the published budget and solver, or the shrunken ones, but for what is given.
 
-    Raises Usage when the method takes no such mask or is not trained, and what its source raises.
+    Raises Usage when the method takes no such mask or start, or is not trained, and what its source raises.
     """
     module = method_module(method)
     if mask and mask not in module.MASKS:
         raise Usage(f"--mask {mask}: method {method} takes {', '.join(module.MASKS) or 'no mask'}")
     mask = mask or (module.MASKS[0] if module.MASKS else None)
     chosen = module.TINY if budget == "tiny" else module.defaults(mask)
+    if start and start not in module.STARTS:
+        raise Usage(f"--start {start}: method {method} takes {', '.join(module.STARTS) or 'no other start'}")
     if iterations and not chosen.iterations:
         raise Usage(f"method {method} is not trained: leave --iterations out, or give 0")
     return Config(
@@ -91,6 +99,8 @@ def configure(
         calibrate=chosen.calibrate,
         data=module.source(folders).kind if chosen.batch else "",
         version=module.VERSION,
+        precision=precision,
+        start=start,
     )
 
 
@@ -108,16 +118,24 @@ class Run:
     pretext: Any
     network: Any  # the pretext, or what averages its gradients over processes
     optimizer: torch.optim.Optimizer
+    save_at: tuple[int, ...]  # iterations after which an encoder is saved on the way
 
 
-def pretrain(config: Config, *, folders: Folders, runs: Path, device: torch.device, shard: Shard = ALONE) -> Path:
+def pretrain(
+    config: Config, *, folders: Folders, runs: Path, device: torch.device, shard: Shard = ALONE,
+    save_at: Sequence[int] = (),
+) -> Path:  # fmt: skip
     """Train by `config`; return the encoder file, …/encoder.safetensors.
 
     The run's folder under `runs` is named after everything that decides its numbers, so the same call
     goes on where it was stopped, or returns at once what is finished. `shard`: which of the processes
-    that share the run this is; all of them call it. Raises Failed when the loss is no longer finite,
-    Usage when the processes cannot share a batch evenly, and whatever the source and silhouettes raise.
+    that share the run this is; all of them call it. After each iteration of `save_at` (0: before the
+    first) the encoder is saved on the way, as encoder-<iteration>.safetensors, with the state of its layers.
+    Raises Failed when the loss is no longer finite, Usage when the processes cannot share a batch evenly or
+    an encoder on the way can no longer be had, and whatever the source and silhouettes raise.
     """
+    if beyond := [n for n in save_at if n > config.iterations]:
+        raise Usage(f"--save-at {beyond[0]}: training ends after {config.iterations} iterations")
     if config.batch % shard.world:
         raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
     source = method_module(config.method).source(folders) if config.batch else None
@@ -130,6 +148,7 @@ def pretrain(config: Config, *, folders: Folders, runs: Path, device: torch.devi
     encoder = folder / "encoder.safetensors"
     if encoder.is_file():
         read_encoder(encoder)
+        _check_saved(folder, save_at, config.iterations)
         log(f"{encoder}: already trained")
     else:
         reseed(config.seed, "initialisation")
@@ -137,7 +156,7 @@ def pretrain(config: Config, *, folders: Folders, runs: Path, device: torch.devi
         pretext: Any = built.to(device)
         solver = optimizer(pretext, rate=config.rate, solver=config.solver)
         network = DistributedDataParallel(pretext, forward_sync_buffers=False) if shard.world > 1 else pretext
-        run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver)
+        run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver, tuple(save_at))
         seconds = _train(run)
         if not shard.rank:
             _finish(run, encoder, seconds)
@@ -159,6 +178,7 @@ def finished(config: Config, *, folders: Folders, runs: Path) -> Path | None:
 def same_training(provenance: dict[str, Any], config: Config) -> bool:
     """Whether an encoder that says this of itself was trained by `config`. Older ones lack the newer keys."""
     unsaid = {"label": "", "solver": asdict(ADAM), "calibrate": False, "data": "", "version": 1}
+    unsaid |= {"precision": "fp32", "start": ""}
     matters = asdict(config)
     if not config.batch:  # no data, so what was said of batches decides nothing
         del matters["batch"]
@@ -194,6 +214,7 @@ def _train(run: Run) -> float:
     if saved := load_checkpoint(run.folder / "checkpoint.pt"):
         start, seconds = _restore(run, saved)
         log(f"{run.folder}: going on from iteration {start}")
+        _check_saved(run.folder, run.save_at, start)
     journal = Journal(run.folder, start=start, writes=not run.shard.rank)
     began, due = time.monotonic() - seconds, checkpoint_due()
     stream = batches(run.data, batch=config.batch, seed=config.seed, start=start, stop=config.iterations,
@@ -203,6 +224,8 @@ def _train(run: Run) -> float:
         for iteration, batch in enumerate(journal.timed(stream), start=start + 1):
             if iteration == 1:
                 _calibrate(run, run.data)
+                if 0 in run.save_at:
+                    _save_on_the_way(run, batch, 0, 0.0)
             loss = _step(run, batch, iteration)
             last = iteration == config.iterations
             # The clocks of the processes differ: only the first one writes, and all look at the loss.
@@ -212,6 +235,8 @@ def _train(run: Run) -> float:
                 journal.write(iteration, loss=value, images=config.batch, seconds=time.monotonic() - began)
             if not run.shard.rank and (iteration % every == 0 or last):
                 _save_pictures(run, batch, iteration)
+            if iteration in run.save_at:  # before a checkpoint that is behind it
+                _save_on_the_way(run, batch, iteration, time.monotonic() - began)
             if save:
                 _checkpoint(run, iteration, time.monotonic() - began)
             shown.step(journal.note)
@@ -224,6 +249,8 @@ def _calibrate(run: Run, data: Dataset) -> None:
     (batch,) = batches(data, batch=config.batch, seed=config.seed, start=0, stop=1, device=run.device)
     reseed(config.seed, "calibration")
     draw = Draw(generator(config.seed, "calibration", device=run.device))
+    if config.start:
+        run.pretext.begin(batch, config.start)
     run.pretext.calibrate(batch, draw, fresh=config.calibrate)
 
 
@@ -232,7 +259,8 @@ def _step(run: Run, batch: Any, iteration: int) -> Tensor:
     config, shard = run.config, run.shard
     schedule(run.optimizer, iteration=iteration, solver=config.solver)
     random = generator(config.seed, "holes", iteration, device=run.device)
-    found: Loss = run.network(batch, Draw(random, shard, iteration, config.iterations))
+    with autocast(run.device, config.precision):
+        found: Loss = run.network(batch, Draw(random, shard, iteration, config.iterations))
     whole = parallel.total(torch.stack([found.total.detach(), found.count.detach().to(found.total)]), shard)
     run.optimizer.zero_grad()
     # Gradients are averaged over the processes: times their number they are the sum's.
@@ -265,6 +293,33 @@ def _held_out(run: Run) -> dict[str, float]:
             shares[name] = shares.get(name, 0.0) + share
     run.pretext.train()
     return {name: round(value / shares[name], 6) for name, value in totals.items()}
+
+
+def _saved(folder: Path, iteration: int) -> Path:
+    return folder / f"encoder-{iteration:06d}.safetensors"
+
+
+def _check_saved(folder: Path, save_at: Sequence[int], done: int) -> None:
+    """Raise Usage when an encoder that was to be saved on the way is not there, and training is past it."""
+    for iteration in save_at:
+        if iteration <= done and not _saved(folder, iteration).is_file():
+            raise Usage(f"--save-at {iteration}: {folder} is past that: delete it to train again, or leave this out")
+
+
+def _save_on_the_way(run: Run, batch: Any, iteration: int, seconds: float) -> None:
+    """Save the encoder as it is after `iteration`, a row of its own, and the state of its layers on this batch.
+
+    That state is of the first tensor of a batch, where that is images. All processes call it; one writes.
+    """
+    if run.shard.rank:
+        return
+    images = batch if isinstance(batch, Tensor) else batch[0]
+    layers = layer_statistics(run.pretext.encoder, images.flatten(0, -4))
+    trained = _provenance(run, seconds, {}) | {"iterations": iteration, "of_iterations": run.config.iterations}
+    label = "-".join(filter(None, (run.config.label, f"at-{iteration}")))
+    trained |= {"variant": replace(run.config, label=label).variant, "label": label, "layers": layers}
+    trained["images_seen"] = iteration * run.config.batch
+    save_encoder(_saved(run.folder, iteration), run.pretext.trained(), trained)
 
 
 def _finite(run: Run, loss: Tensor, iteration: int) -> float:

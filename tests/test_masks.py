@@ -153,14 +153,22 @@ def test_regions_are_turned_by_45_degrees_at_most() -> None:
         assert masks.double().mean((1, 2)).min() > 0
 
 
-def test_regions_are_pasted_silhouettes_not_blocks() -> None:
-    """A paste that covers its whole square gives large holes; one point gives none, and blocks step in."""
-    empty = torch.zeros(1, 64, 64, dtype=torch.bool)
-    generator, blocks = seeded(0), seeded(0)
-    holes = random_region(20, 64, generator, shapes=empty)
-    assert coverage(holes).min() > 0  # never empty, whatever the shapes
-    assert all(rectangles(mask) for mask in holes[:, 0])
-    assert not all(rectangles(mask) for mask in regions(20, 64, blocks)[:, 0])
+def test_a_silhouette_without_a_pixel_is_refused() -> None:
+    with pytest.raises(ValueError, match="without a pixel"):
+        random_region(2, 64, seeded(0), shapes=torch.zeros(1, 64, 64, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("side", [227, 228])
+def test_every_region_is_pasted_silhouettes_never_blocks(side: int) -> None:
+    """Also at odd sides, where the last cells are cut, and with silhouettes that seldom fit or seldom show."""
+    disc = (torch.arange(64) - 31.5).square()[:, None] + (torch.arange(64) - 31.5).square() < 30**2
+    point = torch.zeros(64, 64, dtype=torch.bool)
+    point[30:34, 30:34] = True
+    for shape in (disc, point):
+        holes = random_region(300, side, seeded(0), shapes=shape[None])
+        assert coverage(holes).min() > 0
+        assert coverage(holes).max() <= 0.25
+        assert shape is point or not any(rectangles(mask) for mask in holes[:, 0])
 
 
 def test_every_silhouette_is_used() -> None:
