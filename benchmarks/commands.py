@@ -115,19 +115,20 @@ def fetch(options: argparse.Namespace) -> Answer:
 def transfer(options: argparse.Namespace) -> Answer:
     from benchmarks.run import check_recipe, transfer
     from pretrain.alexnet import read_encoder
-    from transfer import TASKS
+    from transfer import BF16, TASKS
 
     tasks = tuple(TASKS) if options.task == "all" else (options.task,)
-    check_recipe(options.recipe, tasks)
+    recipe = options.recipe + (BF16 if options.precision == "bf16" else "")
+    check_recipe(recipe, tasks)
     encoder = read_encoder(options.encoder or last_encoder(options.runs))
-    data = options.data or default_data(options.recipe)
+    data = options.data or default_data(recipe)
     paths = [
         path
         for seed in options.seed
         for path in transfer(
             encoder,
             tasks=tasks,
-            recipe=options.recipe,
+            recipe=recipe,
             data=data,
             seed=seed,
             results=options.results,
@@ -149,7 +150,7 @@ def last_encoder(runs: Path) -> Path:
 
 def default_data(recipe: str) -> Path:
     """The embedded data, made if need be, or $BENCH_DATA. Raises Missing when that is not set."""
-    if recipe == "tiny":
+    if recipe.split("-")[0] == "tiny":
         _make_tiny()
         return TINY
     if "BENCH_DATA" not in os.environ:

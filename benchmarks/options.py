@@ -207,6 +207,12 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
     add("--seed", type=count, nargs="+", default=[0], help="one or more seeds (default: 0)")
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="bf16: conv1–conv5, fc6 and fc7 in bfloat16 autocast; a recipe of its own, NAME-bf16 (default: fp32)",
+    )
     add("--again", action="store_true", help="compute results that are finished once more")
     _add_results(parser)
     _add_places(parser)

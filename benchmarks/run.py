@@ -17,7 +17,7 @@ from pretrain import provenance
 from pretrain.alexnet import Encoder
 from pretrain.files import Failed, Usage
 from pretrain.progress import log
-from transfer import TASKS, Data, Outcome, Recipe
+from transfer import TASKS, Data, Outcome, Recipe, find_recipe
 from transfer.voc import find_devkit
 
 
@@ -41,14 +41,15 @@ def transfer(
 def check_recipe(recipe: str, tasks: Sequence[str]) -> None:
     """Raise Usage, listing those there are, when one of `tasks` has no recipe of that name."""
     for task in tasks:
-        if recipe not in (known := TASKS[task].load().RECIPES):
-            raise Usage(f"--recipe {recipe}: {task} has {', '.join(known)}")
+        if find_recipe(task, recipe) is None:
+            raise Usage(f"--recipe {recipe}: {task} has {', '.join(TASKS[task].load().RECIPES)}")
 
 
 def read_data(task: str, *, recipe: str, data: Path) -> tuple[Recipe, Path, Data]:
     """The task's recipe of that name, the VOCdevkit in `data`, and what the recipe reads there, digested."""
     module, devkit = TASKS[task].load(), find_devkit(data)
-    chosen: Recipe = module.RECIPES[recipe]
+    chosen = find_recipe(task, recipe)
+    assert chosen is not None  # check_recipe was called
     return chosen, devkit, module.data(chosen, devkit)
 
 

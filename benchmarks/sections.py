@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.results import Result, data_identity
 from pretrain.progress import log
-from transfer import TASKS
+from transfer import TASKS, find_recipe
 
 ORDER = ("paper", "quick", "tiny")  # of the sections; variants ("paper-40k") follow their recipe
 
@@ -44,7 +44,7 @@ def current(results: Iterable[Result]) -> list[Result]:
     """Those of a recipe that has not changed since; the others are stale: left out, and said so on stderr."""
     fresh, stale = [], 0
     for result in results:
-        recipe = TASKS[result["task"]].load().RECIPES.get(result["recipe"]["name"])
+        recipe = find_recipe(result["task"], result["recipe"]["name"])
         known = recipe is not None and recipe.sha256 == result["recipe"]["sha256"]
         fresh += [result] if known else []
         stale += not known

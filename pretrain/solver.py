@@ -28,19 +28,21 @@ def schedule(optimizer: torch.optim.Optimizer, *, iteration: int, solver: Solver
 
 
 def parameter_groups(
-    model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0
-) -> list[dict[str, object]]:
+    model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0,
+    trunk_rate: float = 1.0,
+) -> list[dict[str, object]]:  # fmt: skip
     """SGD groups as in Caffe's prototxts: biases at `bias_rate` × the rate and `bias_decay` × the decay.
 
-    Frozen parameters (requires_grad False) are left out.
+    Frozen parameters (requires_grad False) are left out. Those of a `trunk` have `trunk_rate` × these rates.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    weights = [p for name, p in trained if not name.endswith("bias")]
-    biases = [p for name, p in trained if name.endswith("bias")]
-    return [
-        {"params": weights, "lr": rate, "weight_decay": decay},
-        {"params": biases, "lr": rate * bias_rate, "weight_decay": decay * bias_decay},
-    ]
+    groups: list[dict[str, object]] = []
+    for factor in (1.0,) if trunk_rate == 1.0 else (1.0, trunk_rate):
+        for kind, own_rate, own_decay in (("weight", 1.0, 1.0), ("bias", bias_rate, bias_decay)):
+            chosen = [p for name, p in trained if name.endswith("bias") == (kind == "bias")
+                      and (trunk_rate == 1.0 or ("trunk." in name) == (factor != 1.0))]  # fmt: skip
+            groups.append({"params": chosen, "lr": rate * own_rate * factor, "weight_decay": decay * own_decay})
+    return groups
 
 
 def set_rates(optimizer: torch.optim.SGD, rates: Sequence[float]) -> None:

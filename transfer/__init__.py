@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pretrain import Precision
+
 if TYPE_CHECKING:  # slow to import, and the names of the tasks need none of it
     import numpy as np
     import torch
@@ -25,17 +27,28 @@ if TYPE_CHECKING:  # slow to import, and the names of the tasks need none of it
 
     from pretrain.alexnet import Encoder, Receipt
 
+BF16 = "-bf16"
+ADDED = {"added": True}  # marks a recipe's field that came later: see Recipe.sha256
+
 
 @dataclass(frozen=True)
 class Recipe:
     """A protocol with its constants. Its digest is in every result, so a changed recipe shows."""
 
     name: str
+    precision: Precision = field(
+        default="fp32", kw_only=True, metadata=ADDED
+    )  # of conv1–conv5, fc6 and fc7; see find_recipe
 
     @property
     def sha256(self) -> str:
-        """Hex sha256 over every field."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Hex sha256 over every field; one that is ADDED counts where it is not at its default.
+
+        So a recipe that has no use for a later field keeps its digest, and results made with it stay fresh.
+        """
+        later = {field.name: field.default for field in dataclasses.fields(self) if field.metadata == ADDED}
+        said = dataclasses.asdict(self)
+        text = json.dumps({k: v for k, v in said.items() if k not in later or v != later[k]}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -101,3 +114,12 @@ TASKS = {
     "detection": Task("transfer.detection", "map_11point", "VOC07 test"),
     "segmentation": Task("transfer.segmentation", "mean_iu", "VOC12 val"),
 }
+
+
+def find_recipe(task: str, name: str) -> Recipe | None:
+    """The task's recipe of that name; of "<name>-bf16" the recipe <name> computed in bfloat16. None when unknown."""
+    known: Mapping[str, Recipe] = TASKS[task].load().RECIPES
+    base = known.get(name.removesuffix(BF16))
+    if name in known or base is None:
+        return known.get(name)
+    return dataclasses.replace(base, name=name, precision="bf16")

@@ -7,7 +7,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
 from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
 from pretrain.fillers import filled
+from pretrain.precision import autocast, widened
 from pretrain.progress import Progress, checkpoint_due, progress
 from pretrain.randomness import generator, reseed, shuffled
-from pretrain.rescale import calibrate
 from pretrain.solver import parameter_groups, set_rates
-from transfer import Data, Outcome, voc
+from transfer import ADDED, Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
 from transfer.divergence import REMEDY, check_finite
 from transfer.head import Head
@@ -58,8 +58,10 @@ class Recipe(BaseRecipe):
     width: int = 4096  # of fc6 and fc7
     # Table 2: all. VC's --train-from pool5 and drop7: what lies before stays as loaded, or as filled.
     trained: Literal["all", "fc6-8", "fc8"] = "all"
-    calibrated: bool = False  # fc6 and fc7 rescaled on the training images (pretrain.rescale)
+    calibrated: bool = False  # fresh layers fitted to the encoder's scales (transfer.head.prepare)
     crops: int = 10  # per test image, from the training distribution
+    trunk_rate: float = field(default=1.0, kw_only=True, metadata=ADDED)  # times the rate, for conv1–conv5
+    dropout: float = field(default=0.5, kw_only=True, metadata=ADDED)  # of fc6 and fc7
 
 
 PAPER = Recipe(name="paper")
@@ -84,15 +86,20 @@ class Classifier(nn.Module):
 
     def __init__(self, recipe: Recipe, architecture: Architecture = CAFFENET) -> None:
         super().__init__()
-        self.trunk = AlexNet(architecture)
+        self.trunk, self.precision = AlexNet(architecture), recipe.precision
         side = (recipe.crop - 35) // 32  # 227 → 6
-        self.head = Head(channels=architecture.widths[-1], side=side, width=recipe.width)
+        self.head = Head(
+            channels=architecture.widths[-1], side=side, width=recipe.width, prepared=recipe.calibrated,
+            dropout=recipe.dropout,
+        )  # fmt: skip
         # VC: the output layer is N(0, 0.01) with bias 0.1.
         self.fc8 = filled(nn.Linear(recipe.width, len(voc.CLASSES)), std=0.01, bias=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.fc8(self.head(self.trunk(x)))  # type: ignore[no-any-return]
+        with autocast(x.device, self.precision):
+            x = self.head(self.trunk(x))
+        return self.fc8(widened(x))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -159,8 +166,9 @@ def build(encoder: Encoder, recipe: Recipe, *, seed: int, device: torch.device) 
 def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: Path) -> None:
     """Fine-tune in place, from the checkpoint in `work` if there is one."""
     groups = parameter_groups(
-        model, rate=recipe.rate, decay=recipe.decay, bias_rate=recipe.bias_rate, bias_decay=recipe.bias_decay
-    )
+        model, rate=recipe.rate, decay=recipe.decay, bias_rate=recipe.bias_rate, bias_decay=recipe.bias_decay,
+        trunk_rate=recipe.trunk_rate,
+    )  # fmt: skip
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
     start = _resume(model, optimizer, work)
@@ -171,7 +179,7 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
     if recipe.calibrated and not start:
         sample = [images[i % len(images)].to(device) for i in range(64)]
         crops = random_crops(sample, recipe, generator(seed, "calibrate"))
-        calibrate((model.head.fc6, model.head.fc7), lambda: model.eval()(crops))
+        model.head.prepare(lambda: model.eval()(crops))
     model.train()
     with Progress("classification: train", total=recipe.iterations, start=start) as shown:
         for iteration in range(start, recipe.iterations):

@@ -33,11 +33,11 @@ from transfer.detections import (
     suppressed,
 )
 from transfer.divergence import REMEDY, check_finite
-from transfer.fast_rcnn import STRIDE, Example, Recipe, build, condition, model_input, target_statistics
+from transfer.fast_rcnn import STRIDE, Example, Recipe, build, model_input, prepare, target_statistics
 from transfer.proposals import SelectiveSearch, proposals
 from transfer.published_proposals import published_boxes, published_files
 
-CONDITION_IMAGES = 40
+PREPARED_ON = 40  # images
 
 # 150k iterations of 2 images up to 1200×2000: a day or more on one GPU.
 PAPER = Recipe(
@@ -159,7 +159,7 @@ def batch(train: Sequence[Example], recipe: Recipe, *, seed: int, iteration: int
 
 def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work: Path, run: str) -> None:
     """Train `model`, continuing from the checkpoint of `run` in `work`; the next images are read meanwhile."""
-    groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay)
+    groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay, trunk_rate=recipe.trunk_rate)
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
     path, due = work / "checkpoint.pt", checkpoint_due()
@@ -240,8 +240,8 @@ def evaluate(
     model = build(recipe, means=means, stds=stds, seed=seed, architecture=encoder.architecture)
     receipt = load_encoder(model.backbone.trunk, encoder)
     if recipe.conditioned:
-        seen = train[:: max(1, len(train) // CONDITION_IMAGES)]
-        condition(model, [model_input(x, side=recipe.test_side, longest=recipe.test_longest)[0] for x in seen])
+        seen = train[:: max(1, len(train) // PREPARED_ON)]
+        prepare(model, [model_input(x, side=recipe.test_side, longest=recipe.test_longest)[0] for x in seen])
     fit(model.to(device), train, recipe, seed=seed, work=work, run=f"{encoder.sha256} {recipe.sha256} {seed}")
     found, truths = detect(model, test, recipe), [example.annotation for example in test]
     aps = average_precision(found, truths)

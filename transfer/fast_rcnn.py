@@ -6,7 +6,7 @@ and RoI pooling, without it in box targets; we differ by that one pixel in pooli
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,19 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 import transfer
+from pretrain import Precision
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
 from pretrain.files import Failed
-from pretrain.fillers import filled
+from pretrain.precision import autocast, widened
 from pretrain.randomness import reseed
-from transfer import voc
+from transfer import ADDED, voc
 from transfer.divergence import REMEDY
 from transfer.head import Head
 from transfer.proposals import SelectiveSearch
 
 CLASSES = len(voc.CLASSES)
 STRIDE = 16
+PREPARED_ROIS = 64
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)  # box targets are standardised by Predictor, not by fixed weights
 
 
@@ -67,10 +69,12 @@ class Recipe(transfer.Recipe):
     background_overlap: float  # 5.1: from 0.1 on; what overlaps less is not drawn
     smooth_l1_beta: float  # 5.1: sigma 1
     head_width: int  # 1.1: 4096
-    conditioned: bool  # ours: see BoxHead; published: False
+    conditioned: bool  # ours: fresh layers fitted to the encoder's scales (transfer.head.prepare); published: False
     nms: float  # 5.1: 0.3
     most_per_image: int  # 5.1: 100 candidates of a class in an image, before NMS
     most_per_class: int  # 5.1: 40 candidates of a class times the number of images, before NMS
+    trunk_rate: float = field(default=1.0, kw_only=True, metadata=ADDED)  # times the rate, for conv1–conv5
+    dropout: float = field(default=0.5, kw_only=True, metadata=ADDED)  # 1.1: of fc6 and fc7
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,14 @@ class Example:
 class Trunk(Backbone):  # type: ignore[misc]
     """The encoder's conv1…relu5 as a detectron2 backbone. Keys of `trunk` stay those of the encoder file."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, precision: Precision) -> None:
         super().__init__()
-        self.trunk = AlexNet(architecture, conv1_pad=5, pool1_pad=1, pool2_pad=1)
+        self.trunk, self.precision = AlexNet(architecture, conv1_pad=5, pool1_pad=1, pool2_pad=1), precision
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """N×3×H×W → N×channels×h×w, under the name conv5."""
-        return {"conv5": self.trunk.features(x.contiguous(memory_format=torch.channels_last))}
+        with autocast(x.device, self.precision):
+            return {"conv5": widened(self.trunk.features(x.contiguous(memory_format=torch.channels_last)))}
 
     def output_shape(self) -> dict[str, Any]:
         """Channels and stride of conv5."""
@@ -99,24 +104,18 @@ class Trunk(Backbone):  # type: ignore[misc]
 
 
 class BoxHead(Head):
-    """fc6 and fc7 on conv5, which is first standardised per channel by fixed numbers (0 and 1 unless set).
+    """fc6 and fc7 on pooled RoIs, computed in the recipe's precision."""
 
-    The fixed numbers change no function that the head can learn, only how fast it is learnt: a raw
-    conv5 is nearly constant (Caffe's fillers: 1.1 ± 0.1), and plain SGD spends thousands of
-    iterations on that constant.
-    """
-
-    mean: Tensor  # channels×1×1
-    std: Tensor
-
-    def __init__(self, *, channels: int, width: int) -> None:
-        super().__init__(channels=channels, width=width)
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("std", torch.ones(channels, 1, 1))
+    def __init__(self, recipe: Recipe, *, channels: int) -> None:
+        super().__init__(
+            channels=channels, width=recipe.head_width, prepared=recipe.conditioned, dropout=recipe.dropout
+        )
+        self.precision = recipe.precision
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×256×6×6 → N×width."""
-        return super().forward((x - self.mean) / self.std)
+        """N×channels×6×6 → N×width."""
+        with autocast(x.device, self.precision):
+            return widened(super().forward(x))
 
 
 class Predictor(FastRCNNOutputLayers):  # type: ignore[misc]
@@ -175,7 +174,7 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int, architectur
     heads = StandardROIHeads(
         box_in_features=["conv5"],
         box_pooler=ROIPooler(output_size=6, scales=(1 / STRIDE,), sampling_ratio=0, pooler_type="ROIPool"),
-        box_head=BoxHead(channels=architecture.widths[-1], width=recipe.head_width),
+        box_head=BoxHead(recipe, channels=architecture.widths[-1]),
         box_predictor=predictor,
         num_classes=CLASSES,
         batch_size_per_image=recipe.rois_per_image,
@@ -184,7 +183,7 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int, architectur
         proposal_append_gt=True,
     )
     model = GeneralizedRCNN(
-        backbone=Trunk(architecture),
+        backbone=Trunk(architecture, recipe.precision),
         proposal_generator=None,
         roi_heads=heads,
         pixel_mean=MEAN_RGB,
@@ -195,15 +194,19 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int, architectur
 
 
 @torch.no_grad()
-def condition(model: Any, inputs: Sequence[dict[str, Any]]) -> None:
-    """Standardise conv5 as it is on `inputs`, and fill fc6 and fc7 anew: N(0, √(2 / inputs)), bias 0 (He)."""
-    maps = [model.backbone(model.preprocess_image([one]).tensor)["conv5"] for one in inputs]
-    values = torch.cat([m.squeeze(0).flatten(1) for m in maps], dim=1)
-    head, std = model.roi_heads.box_head, values.std(dim=1)
-    head.mean.copy_(values.mean(dim=1)[:, None, None])
-    head.std.copy_(torch.where(std > 1e-6, std, 1.0)[:, None, None])  # a dead channel stays as it is
-    for layer in (head.fc6, head.fc7):
-        filled(layer, std=(2 / layer.in_features) ** 0.5, bias=0.0)
+def prepare(model: Any, inputs: Sequence[dict[str, Any]]) -> None:
+    """Fit fc6 and fc7 to what the encoder gives for up to PREPARED_ROIS proposals of each image (transfer.head)."""
+    heads = model.roi_heads
+
+    def forward() -> None:
+        for one in inputs:
+            features = [model.backbone(model.preprocess_image([one]).tensor)["conv5"]]
+            given = one["proposals"].proposal_boxes
+            chosen = given[:: max(1, len(given) // PREPARED_ROIS)]
+            heads.box_head(heads.box_pooler(features, [chosen.to(features[0].device)]))
+
+    model.eval()
+    heads.box_head.prepare(forward)
 
 
 def target_statistics(train: Sequence[Example], *, overlap: float) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """FCN-32s on CaffeNet as an mmsegmentation EncoderDecoder, with its constants and its solver (protocols 6.1)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 import transfer
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture
 from pretrain.fillers import filled
+from pretrain.precision import autocast, widened
+from transfer import ADDED
+from transfer.head import Standardise
 from transfer.iu import LABELS
 from transfer.voc import CLASSES, VOID
 
@@ -42,6 +45,10 @@ class Recipe(transfer.Recipe):
     # 6.1: updates, each of `accumulate` images, drawn with replacement. Paper: not said; released code: FCN's 100k
     # at a fixed rate, Colorization's (6.2) 150k with drops; we: FCN's.
     iterations: int = 100_000
+    prepared: bool = field(
+        default=False, kw_only=True, metadata=ADDED
+    )  # ours: fresh layers fitted to the encoder's scales (transfer.head.prepare)
+    trunk_rate: float = field(default=1.0, kw_only=True, metadata=ADDED)  # times the rate, for conv1–conv5
     score_every: int | None = None  # 6.1: 4000 iterations; the last score is the headline, the best an extra
 
 
@@ -66,8 +73,9 @@ class Backbone(nn.Module):
 
     def __init__(self, recipe: Recipe, architecture: Architecture) -> None:
         super().__init__()
-        self.dropout = recipe.dropout
+        self.dropout, self.precision = recipe.dropout, recipe.precision
         self.trunk = AlexNet(architecture, conv1_pad=recipe.conv1_pad)
+        self.standardise = Standardise(architecture.widths[-1]) if recipe.prepared else nn.Identity()
         fc6 = nn.Conv2d(architecture.widths[-1], recipe.width, 6, padding=recipe.fc6_pad)
         self.fc6 = filled(fc6, std=recipe.fc_std[0], bias=recipe.fc_bias)
         self.fc7 = filled(nn.Conv2d(recipe.width, recipe.width, 1), std=recipe.fc_std[1], bias=recipe.fc_bias)
@@ -75,8 +83,10 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """N×3×H×W → (the input, N×width×h×w)."""
-        x = F.dropout(F.relu(self.fc6(self.trunk(images))), self.dropout, self.training)
-        return images, F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+        with autocast(images.device, self.precision):
+            x = F.dropout(F.relu(self.fc6(self.standardise(self.trunk(images)))), self.dropout, self.training)
+            x = F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+        return images, widened(x)
 
 
 class PixelLoss(nn.Module):
@@ -145,8 +155,11 @@ def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     """Caffe's SGD with its multipliers: only the score layer's bias has its own (protocols 6.1)."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     bias = trained.pop("decode_head.conv_seg.bias")
+    slow = {n: p for n, p in trained.items() if ".trunk." in n} if recipe.trunk_rate != 1 else {}
     groups: list[dict[str, Any]] = [
-        {"params": list(trained.values())},
+        {"params": [p for n, p in trained.items() if n not in slow]},
         {"params": [bias], "lr": recipe.rate * recipe.score_bias_rate, "weight_decay": 0.0},
     ]
+    if slow:
+        groups.append({"params": list(slow.values()), "lr": recipe.rate * recipe.trunk_rate})
     return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay)

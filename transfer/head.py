@@ -1,23 +1,74 @@
-"""fc6 and fc7, freshly initialised for every transfer (paper B), as classification and detection use them."""
+"""The fresh layers of every transfer (paper B): fc6 and fc7, and how the shrunken recipes start them."""
 
+from collections.abc import Callable, Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.fillers import filled
+from pretrain.filters import Layer
+from pretrain.rescale import calibrate, mean_and_deviation
+
+
+class Standardise(nn.Module):
+    """N×C×… → the same shape, each channel minus a mean, over a deviation: fixed numbers, 0 and 1 until `prepare`."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return (x - self.mean.view(shape)) / self.deviation.view(shape)
+
+
+@torch.no_grad()
+def prepare(standardise: Standardise, layers: Sequence[Layer], forward: Callable[[], object]) -> None:
+    """Fit fresh layers to an encoder's scales, on whatever images `forward` runs, in evaluation mode.
+
+    What the trunk gives is standardised channel by channel (one that is dead stays as it is), then each of
+    `layers`, in forward order, is rescaled so that every unit has deviation 1 and mean 0.1 (pretrain.rescale).
+    Neither changes which functions the layers can learn, only how fast. Without it a run of minutes measures how
+    near an encoder's scales happen to lie to what the solver likes: pool5 of Caffe's fillers is a constant, 1.1,
+    with a deviation of 0.1 on it, and SGD spends thousands of iterations on that constant. `paper` does without.
+    """
+    kept: list[Tensor] = []
+    hook = standardise.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
+    forward()
+    hook.remove()
+    mean, deviation = mean_and_deviation(torch.cat([x.movedim(1, -1).flatten(0, -2) for x in kept]))
+    standardise.mean.copy_(mean)
+    standardise.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
+    calibrate(layers, forward)
 
 
 class Head(nn.Module):
     """N×channels×side×side → N×width: fc6, fc7, each with ReLU and dropout 0.5 (protocols 1.1).
 
-    Filled as CaffeNet's: N(0, 0.005), bias 1, from torch's global generator.
+    Filled as CaffeNet's: N(0, 0.005), bias 1, from torch's global generator. `prepared`: behind a Standardise.
     """
 
-    def __init__(self, *, channels: int = 256, side: int = 6, width: int = 4096) -> None:
+    def __init__(
+        self, *, channels: int = 256, side: int = 6, width: int = 4096, prepared: bool = False, dropout: float = 0.5
+    ) -> None:
         super().__init__()
+        self.standardise = Standardise(channels) if prepared else nn.Identity()
+        self.dropout = dropout
         self.fc6 = filled(nn.Linear(channels * side * side, width), std=0.005, bias=1.0)
         self.fc7 = filled(nn.Linear(width, width), std=0.005, bias=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×side×side → N×width."""
-        x = F.dropout(F.relu(self.fc6(x.flatten(1))), 0.5, self.training)
-        return F.dropout(F.relu(self.fc7(x)), 0.5, self.training)
+        x = F.dropout(F.relu(self.fc6(self.standardise(x).flatten(1))), self.dropout, self.training)
+        return F.dropout(F.relu(self.fc7(x)), self.dropout, self.training)
+
+    def prepare(self, forward: Callable[[], object]) -> None:
+        """See `prepare`."""
+        assert isinstance(self.standardise, Standardise)
+        prepare(self.standardise, (self.fc6, self.fc7), forward)

@@ -33,10 +33,12 @@ from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
 from transfer.divergence import REMEDY, check_finite
 from transfer.fcn import Recipe, build_model, optimizer
+from transfer.head import prepare
 from transfer.iu import LABELS, class_iu, histogram, resampled_mean_iu, scores
 
 YEAR = "VOC2012"
 TRAIN, TEST = "train", "test"
+PREPARED_ON = 32  # images
 
 
 # The same FCN-32s for a few thousand images instead of two million. fc6 and fc7 keep the variance of
@@ -269,6 +271,14 @@ def build_runner(
     return runner
 
 
+def fit(model: Any, images: Images) -> None:
+    """Fit fc6 and fc7 to what the encoder gives for PREPARED_ON training images, evenly spaced (transfer.head)."""
+    chosen = [images[i] for i in range(0, len(images), max(1, len(images) // PREPARED_ON))]
+    inputs = [model.data_preprocessor(collate([item]))["inputs"] for item in chosen]
+    backbone = model.eval().backbone
+    prepare(backbone.standardise, (backbone.fc6, backbone.fc7), lambda: [backbone(one) for one in inputs])
+
+
 def restore(runner: Runner, path: Path, *, identity: str) -> tuple[int, dict[int, float]]:
     """Continue from the checkpoint at `path` if it is this run's; the number of images done, the scores so far."""
     state = load_checkpoint(path)
@@ -294,6 +304,8 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
         runner = build_runner(recipe, devkit, seed=seed, work=work, device=device, architecture=encoder.architecture)
         receipt = load_encoder(runner.model.backbone.trunk, encoder)
         path, identity = work / "checkpoint.pt", f"{recipe.sha256} {encoder.sha256} {seed}"
+        if recipe.prepared:
+            fit(runner.model, Images(examples(recipe, devkit, part=TRAIN), side=recipe.side, part=TRAIN))
         done, history = restore(runner, path, identity=identity)
         total = recipe.iterations
         with Progress("segmentation: train", total=total, start=done // recipe.accumulate) as progress:

@@ -24,7 +24,7 @@ from benchmarks import commands
 from benchmarks.grid.entries import KINDS, Entry, Written, at, once, read_method, resolve
 from benchmarks.grid.lines import Value, read_lines
 from benchmarks.run import read_data
-from transfer import TASKS, Data
+from transfer import TASKS, Data, find_recipe
 from transfer.voc import find_devkit
 
 PLANS = Path(__file__).parent / "plans"  # those that ship with the package
@@ -114,8 +114,9 @@ def read_launch(value: Value) -> Launch:
 def _recipe(value: Value, tasks: Sequence[str]) -> str:
     """The recipe's name. All of `tasks` have it."""
     for task in tasks:
-        if (name := value.text()) not in (known := TASKS[task].load().RECIPES):
-            raise value.wrong(f"no recipe {name!r} of {task}, which has {', '.join(known)}")
+        if find_recipe(task, value.text()) is None:
+            known = ", ".join(TASKS[task].load().RECIPES)
+            raise value.wrong(f"no recipe {value.text()!r} of {task}, which has {known}")
     return value.text()
 
 
