@@ -45,8 +45,9 @@ def compare(results: Path, first: str, second: str, *, recipe: str | None) -> st
 
 REMARK = (
     f"Percent, means over seeds (number of seeds). Paired bootstrap: {RESAMPLES} resamplings of the test images, the "
-    "same for both; the answer is yes or no where the interval leaves zero out. What another training run would have "
-    "given is not in it: see the spread over seeds."
+    "same for both; the answer is yes or no where the interval leaves zero out. That is one comparison; the letters of "
+    "`bench table2` are corrected for all pairs of a column. Training seeds are not resampled: what another training "
+    "run would have given is not in it; see the spread over seeds."
 )
 
 
@@ -68,5 +69,5 @@ def _row(task: str, first: list[Result], second: list[Result]) -> dict[str, str]
         "by": f"{means[0] - means[1]:+.1f}",
         "interval": f"[{low:+.1f}, {high:+.1f}]",
         "share": f"{100 * np.mean(gaps[np.isfinite(gaps)] > 0):.0f}%" if np.isfinite(gaps).any() else NONE,
-        "answer": "yes" if low > 0 else "no, it is behind" if high < 0 else "not decided",
+        "answer": "yes" if low > 0 else "no, it is behind" if high < 0 else "not significant",
     }

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.bootstrap import interval, replicates
+from benchmarks.letters import letters
 from benchmarks.published import NONE, Row, published
 from benchmarks.results import Result
 from benchmarks.sections import Section
@@ -33,6 +34,10 @@ class Measured:
     def provenances(self) -> list[dict[str, Any]]:
         """What its encoders say of themselves, result by result."""
         return [result["encoder"]["provenance"] for result in self.results]
+
+    def of(self, task: str) -> list[Result]:
+        """Its results of one task."""
+        return [result for result in self.results if result["task"] == task]
 
 
 def rows(section: Section) -> list[Measured]:
@@ -81,14 +86,24 @@ def budget(result: Result) -> str:
     # Older encoders lack these: trained by Adam, uncalibrated, on the data that the row stands for, by a first version.
     solver = (provenance.get("solver") or {}).get("name", "adam")
     told += [solver, provenance.get("calibrate") or False, provenance.get("data") or "", provenance.get("version") or 1]
+    told += _how(provenance)
     return json.dumps([rescaled, *told], sort_keys=True)
+
+
+def _how(provenance: dict[str, Any]) -> list[str]:
+    """Precision and start of the pre-training; older encoders, and imported ones, are PLAIN."""
+    return [provenance.get("precision") or PLAIN[0], provenance.get("start") or PLAIN[1]]
+
+
+PLAIN = ["fp32", ""]
 
 
 def comparable(result: Result, row: Row | None) -> bool:
     """Whether a result may be set beside the number that `row` publishes for its task.
 
     That takes the whole protocol on the whole official splits, the encoder that the row stands for, on
-    the trunk it stands for, and its pre-training in full, unless there is none or the weights are its authors' own.
+    the trunk it stands for, and its pre-training in full, unless there is none or the weights are its authors' own;
+    nothing of it in another precision or from another start.
     """
     if row is None or row.get(result["task"]) is None or result["variant"] not in row["variants"]:
         return False
@@ -96,7 +111,7 @@ def comparable(result: Result, row: Row | None) -> bool:
     trunk = described(result["encoder"]["architecture"]) == CAFFENET or row.get("trunk") == "any"
     trained = "source" in provenance or not row["iterations"] or _in_full(provenance, row)
     whole = data["name"] == "VOC" and data["images"] == FULL.get(result["task"])
-    return result["recipe"]["name"] == "paper" and whole and trunk and trained
+    return result["recipe"]["name"] == "paper" and whole and trunk and trained and _how(provenance) == PLAIN
 
 
 def _in_full(provenance: dict[str, Any], row: Row) -> bool:
@@ -107,12 +122,18 @@ def _in_full(provenance: dict[str, Any], row: Row) -> bool:
     return same and (provenance.get("iterations") or 0) >= row["iterations"]
 
 
-def cell(row: Measured, task: str) -> str:
-    """ "50.0 ± 0.5 (2) [48.2, 51.9]", and behind a stroke the published number where it may stand there."""
-    own = [result for result in row.results if result["task"] == task]
+def marks(measured: Sequence[Measured], task: str) -> list[str]:
+    """Row by row the letters of one column: rows that share one cannot be told apart; "" without a result."""
+    found = iter(letters([replicates(row.of(task)) for row in measured if row.of(task)]))
+    return [next(found) if row.of(task) else "" for row in measured]
+
+
+def cell(row: Measured, task: str, *, mark: str = "") -> str:
+    """ "50.0 ± 0.5 (2) [48.2, 51.9] ab", and behind a stroke the published number where it may stand there."""
+    own = row.of(task)
     text = spread([100 * result["metrics"][TASKS[task].metric] for result in own])
     if own:
-        text += " [{:.1f}, {:.1f}]".format(*interval(replicates(own)))
+        text += " [{:.1f}, {:.1f}]".format(*interval(replicates(own))) + (f" {mark}" if mark else "")
     if row.published and own and all(comparable(result, row.published) for result in own):
         text += f" / {row.published[task]:.1f}"
     return text

@@ -13,9 +13,10 @@ import pandas as pd
 
 from benchmarks import per_class
 from benchmarks.bootstrap import LEVEL, RESAMPLES
+from benchmarks.controls import control_lines
 from benchmarks.published import NONE, successors_markdown, table2_markdown
 from benchmarks.results import Result, read_results
-from benchmarks.rows import Measured, cell, comparable, hardware, known_rows, rows, spread, supervision, time
+from benchmarks.rows import Measured, cell, comparable, hardware, known_rows, marks, rows, spread, supervision, time
 from benchmarks.sections import Section, sections
 from pretrain import row_name
 from pretrain.alexnet import CAFFENET, described
@@ -51,7 +52,8 @@ def report(results: Path, *, recipe: str | None, style: Format, successors: bool
 
 
 def _records(section: Section) -> list[dict[str, str]]:
-    table = frame(section).assign(Recipe=section.recipe, Data=_data(section))
+    """The rows, each with what is true of the whole table, so that it stands for itself."""
+    table = frame(section).assign(Recipe=section.recipe, Data=_data(section), Control=_control(section))
     return [{str(key): value for key, value in row.items()} for row in table.to_dict(orient="records")]
 
 
@@ -59,7 +61,10 @@ def frame(section: Section) -> pd.DataFrame:
     """A section as the paper's six columns and the hardware; the paper's seven rows keep their place."""
     chance = {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE, "Hardware": NONE}
     chance |= {column: _chance(section, task) for task, column in columns().items()}
-    return pd.DataFrame([*map(_cells, rows(section)), chance])
+    measured = rows(section)
+    letters = {task: marks(measured, task) for task in columns()}
+    told = [_cells(row, {task: letters[task][i] for task in letters}) for i, row in enumerate(measured)]
+    return pd.DataFrame([*told, chance])
 
 
 def columns() -> dict[str, str]:
@@ -67,9 +72,10 @@ def columns() -> dict[str, str]:
     return {task: task.capitalize() for task in TASKS}
 
 
-def _cells(row: Measured) -> dict[str, str]:
+def _cells(row: Measured, letters: dict[str, str]) -> dict[str, str]:
     told = {"Method": row.name, "Supervision": supervision(row), "Pre-training time": time(row)}
-    return told | {"Hardware": hardware(row)} | {column: cell(row, task) for task, column in columns().items()}
+    cells = {column: cell(row, task, mark=letters[task]) for task, column in columns().items()}
+    return told | {"Hardware": hardware(row)} | cells
 
 
 def _chance(section: Section, task: str) -> str:
@@ -82,18 +88,33 @@ def markdown(section: Section) -> str:
     known = known_rows()
     full = any(comparable(result, known.get(result["method"])) for result in section.results)
     what = "ours / published, where the whole was done" if full else "not comparable with the published numbers"
+    lettered = any(len([row for row in rows(section) if row.of(task)]) > 1 for task in columns())
     lines = [
         f"## Table 2, recipe `{section.recipe}` ({what})",
         "",
         f"Percent: mean ± standard deviation over seeds (number of seeds) [{LEVEL}% bootstrap interval over the test "
-        f"images, {RESAMPLES} resamplings]. Data: {_data(section)}.",
+        f"images, {RESAMPLES} resamplings]{' letters' if lettered else ''}. Data: {_data(section)}.",
         "",
+        *([LETTERS, ""] if lettered else []),
         frame(section).to_markdown(index=False, disable_numparse=True),
         "",
+        f"- {_control(section)}.",
         *(f"- {line}" for line in _conditions(section)),
         "",
     ]
     return "\n".join(lines)
+
+
+LETTERS = (
+    f"Letters: rows of a column that share one cannot be told apart at {100 - LEVEL}%; `a` is the best group. What is "
+    "resampled is the test images, in the same way for all rows, each row being the mean over its seeds (paired "
+    "bootstrap, Holm's correction over all pairs of the column). Training seeds are not resampled: what another "
+    "training run would have given is in no interval and no letter; see the spread over seeds."
+)
+
+
+def _control(section: Section) -> str:
+    return control_lines(section.results, [task for task in columns() if task in section.data()])
 
 
 def _data(section: Section) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import cli
 from benchmarks.bootstrap import RESAMPLES, interval, replicates
+from benchmarks.controls import control_line
 from benchmarks.published import NONE, published
 from benchmarks.results import (
     SCHEMA,
@@ -27,7 +28,7 @@ from benchmarks.results import (
 )
 from benchmarks.rows import FULL, comparable, known_rows, spread
 from benchmarks.sections import Section, sections
-from benchmarks.table2 import frame, report
+from benchmarks.table2 import frame, markdown, report
 from pretrain import method_module
 from pretrain.alexnet import CAFFENET
 from pretrain.files import Failed, Missing
@@ -194,7 +195,7 @@ def test_seeds_share_a_row_and_budgets_do_not(tmp_path):
     (section,) = sections(read_results(tmp_path))
     table = frame(section)
     cells = table[table.Method == "Context encoder (random-region)"].Classification.tolist()
-    assert sorted(cells) == ["51.2 ± 1.8 (2) [34.9, 83.7]", "90.0 (1) [86.6, 96.6]"]
+    assert sorted(cells) == ["51.2 ± 1.8 (2) [34.9, 83.7] b", "90.0 (1) [86.6, 96.6] a"]
 
 
 def test_every_row_of_the_paper_keeps_its_place(tmp_path):
@@ -221,6 +222,16 @@ def test_other_data_and_other_recipes_go_to_other_tables(tmp_path):
     found = sections(read_results(tmp_path))
     described = [(s.recipe, sorted(r["method"] for r in s.results)) for s in found]
     assert described == [("quick", ["random"]), ("tiny", ["autoencoder", "context"]), ("tiny", ["random"])]
+
+
+def test_another_precision_is_a_section_behind_its_recipe(tmp_path, monkeypatch):
+    recipes = TASKS["classification"].load().RECIPES
+    others = {f"{name}-bf16": replace(recipes[name], name=f"{name}-bf16") for name in ("paper", "quick", "tiny")}
+    monkeypatch.setattr(TASKS["classification"].load(), "RECIPES", {**recipes, **others})
+    for recipe in ("tiny-bf16", "quick", "quick-fc6-8", "quick-bf16", "paper-bf16"):
+        put(tmp_path, recipe=recipe)
+    found = [section.recipe for section in sections(read_results(tmp_path))]
+    assert found == ["paper-bf16", "quick", "quick-bf16", "quick-fc6-8", "tiny-bf16"]
 
 
 def test_a_changed_recipe_leaves_the_table(tmp_path, capsys):
@@ -268,6 +279,8 @@ def test_only_the_full_protocol_stands_beside_published_numbers(tmp_path):
         {"mask": "central"},  # whose rate is 1e-3
         {"solver": {"name": "sgd", "momentum": 0.9, "decay": 0.0, "step": 0, "drop": 1.0}},
         {"calibrate": True},
+        {"precision": "bf16"},
+        {"start": "kmeans"},
     ],
     ids=str,
 )
@@ -283,8 +296,13 @@ def test_older_encoders_and_untrained_ones_stand_there_too(tmp_path):
     older = {key: value for key, value in WHOLE.items() if key not in ("solver", "calibrate")}
     put(tmp_path / "a", **older)
     assert "/ 56.5" in report(tmp_path / "a", recipe=None, style="csv")
-    put(tmp_path / "b", **older | {"method": "random", "variant": "", "iterations": 0, "batch": 1, "rate": 0.0})
+    untrained = older | {"method": "random", "variant": "", "iterations": 0, "batch": 1, "rate": 0.0}
+    put(tmp_path / "b", **untrained)
     assert "/ 53.3" in report(tmp_path / "b", recipe=None, style="csv")
+    put(tmp_path / "c", **untrained | {"start": "kmeans"})
+    assert "/ 53.3" not in report(tmp_path / "c", recipe=None, style="csv")
+    put(tmp_path / "d", **WHOLE | {"precision": "fp32", "start": ""})
+    assert "/ 56.5" in report(tmp_path / "d", recipe=None, style="csv")
 
 
 def test_another_trunk_does_not_but_weights_of_the_authors_do(tmp_path):
@@ -443,9 +461,10 @@ def test_no_published_number_beside_ten_classes(tmp_path):
     assert "not comparable" in text.splitlines()[0]
 
 
-@pytest.mark.parametrize("key", ["supervision", "kind", "calibrate", "version"])
+@pytest.mark.parametrize("key", ["supervision", "kind", "calibrate", "version", "precision", "start"])
 def test_other_supervision_is_another_row(key, tmp_path, capsys):
     said = {"supervision": "10 class labels", "kind": "synthetic", "calibrate": True, "version": 2}
+    said |= {"precision": "bf16", "start": "kmeans"}
     put(tmp_path, seed=0)
     put(tmp_path, seed=1, **{key: said[key]})
     put(tmp_path, method="random", variant="")
@@ -458,7 +477,8 @@ def test_other_supervision_is_another_row(key, tmp_path, capsys):
 
 def test_seeds_of_older_and_newer_encoders_share_a_row(tmp_path):
     put(tmp_path, seed=0)
-    put(tmp_path, seed=1, kind="", calibrate=False, solver={"name": "adam"}, processes=1, held_out={})
+    newer = {"precision": "fp32", "start": ""}
+    put(tmp_path, seed=1, kind="", calibrate=False, solver={"name": "adam"}, processes=1, held_out={}, **newer)
     (section,) = sections(read_results(tmp_path))
     assert frame(section).set_index("Method").loc["Context encoder (random-region)"].Classification[:3] == "50."
     put(tmp_path, seed=2, solver={"name": "sgd"})
@@ -713,7 +733,7 @@ def test_compare(tmp_path, capsys):
 
     assert "| yes" in answer("context-random-region", "context-central")
     assert "no, it is behind" in answer("context-central", "context-random-region")
-    assert "not decided" in answer("context-random-region", "context-other")
+    assert "not significant" in answer("context-random-region", "context-other")
     assert "(2)" in answer("context-random-region", "context-other")
 
 
@@ -726,6 +746,128 @@ def test_compare_wants_one_pre_training_a_row(tmp_path, capsys):
     assert "context-random-region differ in their pre-training" in capsys.readouterr().err
     assert cli.main(["compare", "random", "random", "--results", str(tmp_path)]) == 2
     assert "against itself" in capsys.readouterr().err
+
+
+# ---- what the controls showed ----
+
+IMAGENET = {"method": "labels", "variant": "caffenet", "supervision": "1000 class labels", "source": {"file": "a"}}
+GAUSSIAN = {"method": "random", "variant": "", "iterations": 0, "supervision": "initialization"}
+NO_CONTROL = "no positive control among these results: differences may say nothing about features"
+
+
+def lines(folder):
+    return report(folder, recipe=None, style="markdown").split("## Table 2 as published")[0].splitlines()
+
+
+def test_the_control_is_the_paired_difference_of_means_over_seeds():
+    best = [random_result(seed, shift=0.9, **IMAGENET) for seed in range(2)]
+    chance = [random_result(seed + 5, **GAUSSIAN) for seed in range(3)]
+    low, high = interval(replicates(best) - replicates(chance))
+    means = [100 * np.mean([result["metrics"]["map_sklearn"] for result in rows]) for rows in (best, chance)]
+    shown = f"+{means[0] - means[1]:.0f} [{low:.0f}, {high:.0f}]"
+    assert low > 20
+    found = [*best, *chance, random_result(9, shift=0.2)]
+    assert control_line(found, "classification") == f"positive control: ImageNet (caffenet) − random: {shown}"
+    assert control_line(found, "detection") == NO_CONTROL
+
+
+def test_a_column_that_its_control_does_not_see_is_called_blind():
+    found = [random_result(0, **IMAGENET), random_result(1, shift=0.02, **GAUSSIAN)]
+    gaps = replicates(found[:1]) - replicates(found[1:])
+    low, high = interval(gaps)
+    assert low < 0 < high
+    numbers = f"{gaps.mean():+.1f} [{low:.1f}, {high:.1f}]".replace("-", "−")
+    line = control_line(found, "classification")
+    assert line == (
+        f"positive control: ImageNet (caffenet) − random: {numbers}; blind: differences in this column may say "
+        "nothing about features"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({}, True),
+        ({"method": "imagenet", "variant": "", "supervision": "imported"}, True),
+        ({"variant": "", "source": None}, True),  # trained here
+        ({"variant": "caffenet-rescaled"}, False),
+        (TEN, False),
+        ({"method": "rotnet", "supervision": "rotation"}, False),
+        ({"variant": "", "source": None, "iterations": 0}, False),  # not trained
+    ],
+    ids=str,
+)
+def test_what_is_a_positive_control(said, counts):
+    told = {key: value for key, value in (IMAGENET | said).items() if value is not None}
+    found = [random_result(0, shift=0.9, **told), random_result(1, **GAUSSIAN)]
+    assert (control_line(found, "classification") != NO_CONTROL) == counts
+    assert control_line(found[:1], "classification") == NO_CONTROL
+    rescaled = random_result(1, **GAUSSIAN | {"variant": "rescaled"})
+    assert control_line([found[0], rescaled], "classification") == NO_CONTROL
+
+
+def test_imported_weights_are_the_control_before_those_trained_here():
+    here = {"method": "labels", "variant": "", "supervision": "1000 class labels"}
+    found = [random_result(0, shift=0.2, **here), random_result(0, shift=0.9, **IMAGENET), random_result(1, **GAUSSIAN)]
+    assert "ImageNet (caffenet) − random" in control_line(found, "classification")
+    longer = random_result(0, shift=0.5, **here | {"variant": "caffenet", "iterations": 999})
+    assert "ImageNet (caffenet) − random" in control_line([found[0], longer, found[2]], "classification")
+
+
+def test_the_control_stands_under_every_table(tmp_path, capsys):
+    for recipe in ("tiny", "quick"):
+        save(tmp_path, random_result(1, recipe=recipe, **GAUSSIAN))
+    save(tmp_path, random_result(0, shift=0.9, **IMAGENET))
+    for task, score in (("detection", 0.5), ("segmentation", 0.6)):
+        put(tmp_path, task=task, score=score, **GAUSSIAN)
+    put(tmp_path, task="detection", score=0.6, **IMAGENET)
+    (told,) = [line for line in lines(tmp_path) if line.startswith("- positive control")]
+    assert re.fullmatch(
+        r"- positive control: ImageNet \(caffenet\) − random: \+\d\d \[\d\d, \d\d\] in classification, "
+        r"\+10\.0 \[-?\d\.\d, \d+\.\d\] in detection; (blind in detection, )?none in segmentation: differences "
+        r"there may say nothing about features\.",
+        told.replace("−0", "-0"),
+    )
+    assert f"- {NO_CONTROL}." in lines(tmp_path)
+    records = json.loads(report(tmp_path, recipe=None, style="json"))
+    assert {record["Control"] for record in records} == {told[2:-1], NO_CONTROL}
+
+
+def test_letters_stand_beside_the_numbers_and_are_explained(tmp_path):
+    for seed, shift, said in ((0, 0.9, IMAGENET), (1, 0.0, GAUSSIAN), (2, 0.01, {}), (3, 0.9, {"variant": "central"})):
+        save(tmp_path, random_result(seed, shift=shift, **said))
+    put(tmp_path, task="segmentation")  # alone in its column
+    text = lines(tmp_path)
+    own = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[5:8]] for row in text if row[:1] == "|"}
+    ends = {name: cells[0].split()[-1] for name, cells in own.items() if "[" in cells[0]}
+    assert ends == {
+        "ImageNet (caffenet)": "a",
+        "Random Gaussian": "b",
+        "Context encoder (central)": "a",
+        "Context encoder (random-region)": "b",
+    }
+    assert own["Context encoder (random-region)"][2] == "50.0 (1) [50.0, 50.0]"
+    assert own["(chance)"][0] == "7.0"
+    (told,) = [line for line in text if line.startswith("Letters: ")]
+    for what in ("5%", "test images", "mean over its seeds", "Holm", "Training seeds are not resampled"):
+        assert what in told
+    single = tmp_path / "single"
+    put(single)
+    assert not [line for line in lines(single) if line.startswith("Letters")]
+
+
+def test_replicates_are_computed_once(monkeypatch):
+    """For the interval, the letters and the control alike."""
+    module, counted = TASKS["classification"].load(), []
+    compute = module.resampled
+    monkeypatch.setattr(module, "resampled", lambda *given: counted.append(1) or compute(*given))
+    found = [random_result(70, shift=0.9, **IMAGENET), random_result(71, **GAUSSIAN)]
+    (section,) = sections(found)
+    assert "− random" in markdown(section)
+    assert len(counted) == 2
+    before = replicates(found[:1])
+    before += 1  # the caller's own
+    assert replicates(found[:1]).mean() == pytest.approx(before.mean() - 1)
 
 
 SPOILED = {
