@@ -1,6 +1,6 @@
 """Solvers: Caffe's SGD in torch's words, its multipliers and its momentum at rate drops (protocols 1.1, 9 rule 7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -29,19 +29,23 @@ def schedule(optimizer: torch.optim.Optimizer, *, iteration: int, solver: Solver
 
 def parameter_groups(
     model: nn.Module, *, rate: float, decay: float, bias_rate: float = 2.0, bias_decay: float = 0.0,
-    trunk_rate: float = 1.0,
+    own: Mapping[str, float] | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
     """SGD groups as in Caffe's prototxts: biases at `bias_rate` × the rate and `bias_decay` × the decay.
 
-    Frozen parameters (requires_grad False) are left out. Those of a `trunk` have `trunk_rate` × these rates.
+    Frozen parameters (requires_grad False) are left out. `own`: parameters with a multiplier of the rate of their
+    own, by name; a group each.
     """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    alike = {name: p for name, p in trained.items() if name not in (own or {})}
     groups: list[dict[str, object]] = []
-    for factor in (1.0,) if trunk_rate == 1.0 else (1.0, trunk_rate):
-        for kind, own_rate, own_decay in (("weight", 1.0, 1.0), ("bias", bias_rate, bias_decay)):
-            chosen = [p for name, p in trained if name.endswith("bias") == (kind == "bias")
-                      and (trunk_rate == 1.0 or ("trunk." in name) == (factor != 1.0))]  # fmt: skip
-            groups.append({"params": chosen, "lr": rate * own_rate * factor, "weight_decay": decay * own_decay})
+    for bias, its_rate, its_decay in ((False, 1.0, 1.0), (True, bias_rate, bias_decay)):
+        chosen = [p for name, p in alike.items() if name.endswith("bias") == bias]
+        groups.append({"params": chosen, "lr": rate * its_rate, "weight_decay": decay * its_decay})
+    for name, factor in (own or {}).items():
+        if name in trained:
+            its_decay = bias_decay if name.endswith("bias") else 1.0
+            groups.append({"params": [trained[name]], "lr": rate * factor, "weight_decay": decay * its_decay})
     return groups
 
 

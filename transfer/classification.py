@@ -27,7 +27,7 @@ from pretrain.solver import parameter_groups, set_rates
 from transfer import ADDED, Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
 from transfer.divergence import REMEDY, check_finite
-from transfer.head import Head
+from transfer.head import Head, trunk_rates
 from transfer.ranking import Labels, average_precisions, resampled_map
 
 
@@ -54,16 +54,18 @@ class Recipe(BaseRecipe):
     decay: float = 1e-6
     bias_rate: float = 2.0  # times the rate
     bias_decay: float = 1.0  # times the decay
-    clip: float = 10.0  # of the global gradient norm
+    clip: float = 10.0  # of the global gradient norm; 0: none
     width: int = 4096  # of fc6 and fc7
     # Table 2: all. VC's --train-from pool5 and drop7: what lies before stays as loaded, or as filled.
     trained: Literal["all", "fc6-8", "fc8"] = "all"
     calibrated: bool = False  # fresh layers fitted to the encoder's scales (transfer.head.prepare)
     crops: int = 10  # per test image, from the training distribution
-    trunk_rate: float = field(default=1.0, kw_only=True, metadata=ADDED)  # times the rate, for conv1–conv5
+    # conv1–conv5: times the rate and each layer's multiplier (transfer.head.trunk_rates); published: one rate for all
+    trunk_rate: float | None = field(default=None, kw_only=True, metadata=ADDED)
     dropout: float = field(default=0.5, kw_only=True, metadata=ADDED)  # of fc6 and fc7
 
 
+PREPARED_ON = 64  # images
 PAPER = Recipe(name="paper")
 # Real VOC, about 3 minutes on two CPU cores.
 QUICK = Recipe(
@@ -165,21 +167,15 @@ def build(encoder: Encoder, recipe: Recipe, *, seed: int, device: torch.device) 
 
 def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: Path) -> None:
     """Fine-tune in place, from the checkpoint in `work` if there is one."""
+    images, labels = _decode(split), torch.from_numpy(split.labels)
     groups = parameter_groups(
         model, rate=recipe.rate, decay=recipe.decay, bias_rate=recipe.bias_rate, bias_decay=recipe.bias_decay,
-        trunk_rate=recipe.trunk_rate,
+        own=_prepare(model, images, recipe, seed=seed) if recipe.calibrated else None,
     )  # fmt: skip
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
-    start = _resume(model, optimizer, work)
-    if start == recipe.iterations:
-        return
-    images, labels = _decode(split), torch.from_numpy(split.labels)
-    device, due = next(model.parameters()).device, checkpoint_due()
-    if recipe.calibrated and not start:
-        sample = [images[i % len(images)].to(device) for i in range(64)]
-        crops = random_crops(sample, recipe, generator(seed, "calibrate"))
-        model.head.prepare(lambda: model.eval()(crops))
+    start, due = _resume(model, optimizer, work), checkpoint_due()
+    device = next(model.parameters()).device
     model.train()
     with Progress("classification: train", total=recipe.iterations, start=start) as shown:
         for iteration in range(start, recipe.iterations):
@@ -198,6 +194,19 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
             shown.step(f"loss {loss:.3f}")
 
 
+def _prepare(model: Classifier, images: Sequence[Tensor], recipe: Recipe, *, seed: int) -> dict[str, float] | None:
+    """Fit the fresh layers to the encoder, on crops of PREPARED_ON training images; the trunk's rates, if any."""
+    device = next(model.parameters()).device
+    sample = [images[i * len(images) // PREPARED_ON].to(device) for i in range(PREPARED_ON)]
+    crops = random_crops(sample, recipe, generator(seed, "calibrate"))
+    model.eval()
+    model.head.prepare(lambda: model(crops))
+    if recipe.trunk_rate is None:
+        return None
+    top = lambda: model.head.standardise(model.trunk(crops))  # noqa: E731
+    return trunk_rates(model.trunk, top, times=recipe.trunk_rate, prefix="trunk.", seed=seed)
+
+
 def _resume(model: Classifier, optimizer: torch.optim.Optimizer, work: Path) -> int:
     """Load the checkpoint in `work`, if any; the iterations it has behind it."""
     saved = load_checkpoint(work / "checkpoint.pt")
@@ -212,7 +221,8 @@ def _step(model: Classifier, optimizer: torch.optim.Optimizer, crops: Tensor, la
     loss = multilabel_loss(model(crops), labels)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    if recipe.clip:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     optimizer.step()
     return float(loss.detach())
 

@@ -159,7 +159,12 @@ def batch(train: Sequence[Example], recipe: Recipe, *, seed: int, iteration: int
 
 def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work: Path, run: str) -> None:
     """Train `model`, continuing from the checkpoint of `run` in `work`; the next images are read meanwhile."""
-    groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay, trunk_rate=recipe.trunk_rate)
+    own = None
+    if recipe.conditioned:
+        seen = train[:: max(1, len(train) // PREPARED_ON)]
+        inputs = [model_input(x, side=recipe.test_side, longest=recipe.test_longest)[0] for x in seen]
+        own = prepare(model, inputs, recipe, seed=seed)
+    groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay, own=own)
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
     path, due = work / "checkpoint.pt", checkpoint_due()
@@ -239,9 +244,6 @@ def evaluate(
     means, stds = target_statistics(train, overlap=recipe.foreground_overlap)
     model = build(recipe, means=means, stds=stds, seed=seed, architecture=encoder.architecture)
     receipt = load_encoder(model.backbone.trunk, encoder)
-    if recipe.conditioned:
-        seen = train[:: max(1, len(train) // PREPARED_ON)]
-        prepare(model, [model_input(x, side=recipe.test_side, longest=recipe.test_longest)[0] for x in seen])
     fit(model.to(device), train, recipe, seed=seed, work=work, run=f"{encoder.sha256} {recipe.sha256} {seed}")
     found, truths = detect(model, test, recipe), [example.annotation for example in test]
     aps = average_precision(found, truths)

@@ -31,7 +31,7 @@ from pretrain.precision import autocast, widened
 from pretrain.randomness import reseed
 from transfer import ADDED, voc
 from transfer.divergence import REMEDY
-from transfer.head import Head
+from transfer.head import Head, trunk_rates
 from transfer.proposals import SelectiveSearch
 
 CLASSES = len(voc.CLASSES)
@@ -73,7 +73,8 @@ class Recipe(transfer.Recipe):
     nms: float  # 5.1: 0.3
     most_per_image: int  # 5.1: 100 candidates of a class in an image, before NMS
     most_per_class: int  # 5.1: 40 candidates of a class times the number of images, before NMS
-    trunk_rate: float = field(default=1.0, kw_only=True, metadata=ADDED)  # times the rate, for conv1–conv5
+    # conv1–conv5: times the rate and each layer's multiplier (transfer.head.trunk_rates); published: one rate for all
+    trunk_rate: float | None = field(default=None, kw_only=True, metadata=ADDED)
     dropout: float = field(default=0.5, kw_only=True, metadata=ADDED)  # 1.1: of fc6 and fc7
 
 
@@ -193,20 +194,25 @@ def build(recipe: Recipe, *, means: Tensor, stds: Tensor, seed: int, architectur
     return model
 
 
-@torch.no_grad()
-def prepare(model: Any, inputs: Sequence[dict[str, Any]]) -> None:
-    """Fit fc6 and fc7 to what the encoder gives for up to PREPARED_ROIS proposals of each image (transfer.head)."""
-    heads = model.roi_heads
+def prepare(model: Any, inputs: Sequence[dict[str, Any]], recipe: Recipe, *, seed: int) -> dict[str, float] | None:
+    """Fit fc6 and fc7 to the encoder (transfer.head), on up to PREPARED_ROIS proposals an image; the trunk's rates."""
+    heads, trunk = model.roi_heads, model.backbone.trunk
+
+    def conv5(one: dict[str, Any]) -> Tensor:
+        return model.backbone(model.preprocess_image([one]).tensor)["conv5"]  # type: ignore[no-any-return]
 
     def forward() -> None:
         for one in inputs:
-            features = [model.backbone(model.preprocess_image([one]).tensor)["conv5"]]
             given = one["proposals"].proposal_boxes
             chosen = given[:: max(1, len(given) // PREPARED_ROIS)]
-            heads.box_head(heads.box_pooler(features, [chosen.to(features[0].device)]))
+            heads.box_head(heads.box_pooler([conv5(one)], [chosen.to(model.device)]))
 
     model.eval()
     heads.box_head.prepare(forward)
+    if recipe.trunk_rate is None:
+        return None
+    top = lambda: heads.box_head.standardise(torch.cat([conv5(one).flatten(2) for one in inputs], 2))  # noqa: E731
+    return trunk_rates(trunk, top, times=recipe.trunk_rate, prefix="backbone.trunk.", seed=seed)
 
 
 def target_statistics(train: Sequence[Example], *, overlap: float) -> tuple[Tensor, Tensor]:

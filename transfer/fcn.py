@@ -1,5 +1,6 @@
 """FCN-32s on CaffeNet as an mmsegmentation EncoderDecoder, with its constants and its solver (protocols 6.1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +49,8 @@ class Recipe(transfer.Recipe):
     prepared: bool = field(
         default=False, kw_only=True, metadata=ADDED
     )  # ours: fresh layers fitted to the encoder's scales (transfer.head.prepare)
-    trunk_rate: float = field(default=1.0, kw_only=True, metadata=ADDED)  # times the rate, for conv1–conv5
+    # conv1–conv5: times the rate and each layer's multiplier (transfer.head.trunk_rates); published: one rate for all
+    trunk_rate: float | None = field(default=None, kw_only=True, metadata=ADDED)
     score_every: int | None = None  # 6.1: 4000 iterations; the last score is the headline, the best an extra
 
 
@@ -151,15 +153,14 @@ def build_model(recipe: Recipe, architecture: Architecture = CAFFENET) -> Any:
     )
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """Caffe's SGD with its multipliers: only the score layer's bias has its own (protocols 6.1)."""
+def optimizer(model: nn.Module, recipe: Recipe, *, own: Mapping[str, float] | None = None) -> torch.optim.SGD:
+    """Caffe's SGD with its multipliers: the score layer's bias has its own (protocols 6.1), and what `own` names."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     bias = trained.pop("decode_head.conv_seg.bias")
-    slow = {n: p for n, p in trained.items() if ".trunk." in n} if recipe.trunk_rate != 1 else {}
+    own = {} if own is None else own
     groups: list[dict[str, Any]] = [
-        {"params": [p for n, p in trained.items() if n not in slow]},
+        {"params": [p for n, p in trained.items() if n not in own]},
         {"params": [bias], "lr": recipe.rate * recipe.score_bias_rate, "weight_decay": 0.0},
     ]
-    if slow:
-        groups.append({"params": list(slow.values()), "lr": recipe.rate * recipe.trunk_rate})
+    groups += [{"params": [trained[n]], "lr": recipe.rate * factor} for n, factor in own.items()]
     return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay)

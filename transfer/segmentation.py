@@ -33,7 +33,7 @@ from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
 from transfer.divergence import REMEDY, check_finite
 from transfer.fcn import Recipe, build_model, optimizer
-from transfer.head import prepare
+from transfer.head import prepare, trunk_rates
 from transfer.iu import LABELS, class_iu, histogram, resampled_mean_iu, scores
 
 YEAR = "VOC2012"
@@ -271,12 +271,16 @@ def build_runner(
     return runner
 
 
-def fit(model: Any, images: Images) -> None:
-    """Fit fc6 and fc7 to what the encoder gives for PREPARED_ON training images, evenly spaced (transfer.head)."""
+def fitted(model: Any, images: Images, recipe: Recipe, *, seed: int) -> dict[str, float] | None:
+    """Fit fc6 and fc7 to the encoder, on PREPARED_ON training images (transfer.head); the trunk's rates, if any."""
     chosen = [images[i] for i in range(0, len(images), max(1, len(images) // PREPARED_ON))]
     inputs = [model.data_preprocessor(collate([item]))["inputs"] for item in chosen]
     backbone = model.eval().backbone
     prepare(backbone.standardise, (backbone.fc6, backbone.fc7), lambda: [backbone(one) for one in inputs])
+    if recipe.trunk_rate is None:
+        return None
+    top = lambda: backbone.standardise(torch.cat([backbone.trunk(one).flatten(2) for one in inputs], 2))  # noqa: E731
+    return trunk_rates(backbone.trunk, top, times=recipe.trunk_rate, prefix="backbone.trunk.", seed=seed)
 
 
 def restore(runner: Runner, path: Path, *, identity: str) -> tuple[int, dict[int, float]]:
@@ -305,7 +309,9 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
         receipt = load_encoder(runner.model.backbone.trunk, encoder)
         path, identity = work / "checkpoint.pt", f"{recipe.sha256} {encoder.sha256} {seed}"
         if recipe.prepared:
-            fit(runner.model, Images(examples(recipe, devkit, part=TRAIN), side=recipe.side, part=TRAIN))
+            images = Images(examples(recipe, devkit, part=TRAIN), side=recipe.side, part=TRAIN)
+            own = fitted(runner.model, images, recipe, seed=seed)
+            runner.optim_wrapper.optimizer = optimizer(runner.model, recipe, own=own)
         done, history = restore(runner, path, identity=identity)
         total = recipe.iterations
         with Progress("segmentation: train", total=total, start=done // recipe.accumulate) as progress:
