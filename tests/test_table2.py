@@ -388,7 +388,8 @@ STILLS = {"variant": "synthetic", "kind": "synthetic", "supervision": "motion, s
         ({"method": "labels", "variant": "", "supervision": "1000 class labels"}, "ImageNet"),
         ({"method": "labels", "variant": "rescaled", "supervision": "1000 class labels"}, "ImageNet (rescaled)"),
         ({"method": "labels", "variant": "caffenet", "supervision": "1000 class labels"}, "ImageNet (caffenet)"),
-        ({"method": "labels", "variant": "alexnet", "supervision": "1000 class labels"}, "Class labels (alexnet)"),
+        ({"method": "labels", "variant": "torchvision", "supervision": "1000 class labels"}, "ImageNet (torchvision)"),
+        ({"method": "labels", "variant": "mine", "supervision": "class labels"}, "Class labels (mine)"),
         (STILLS | {"method": "egomotion"}, "Agrawal et al. (synthetic)"),
         (STILLS | {"method": "tracking"}, "Wang et al. (synthetic)"),
         ({"method": "tracking", "variant": "", "supervision": "motion"}, "Wang et al."),
@@ -416,6 +417,9 @@ def test_labels_of_ten_classes_leave_imagenet_unmeasured(tmp_path):
     table = cells(tmp_path, **TEN)
     assert table.index[:2].tolist() == ["ImageNet", "Class labels (10-classes)"]
     assert table.loc["ImageNet"].tolist() == ["1000 class labels", *[NONE] * 5]
+    put(tmp_path, method="labels", variant="torchvision", supervision="1000 class labels")
+    (section,) = sections(read_results(tmp_path))
+    assert frame(section).Method[:2].tolist() == ["ImageNet (torchvision)", "Class labels (10-classes)"]
     stills = cells(tmp_path / "stills", method="egomotion", **STILLS)
     assert [name for name in stills.index if "Agrawal" in name] == ["Agrawal et al. (synthetic)"]
 
