@@ -213,6 +213,20 @@ def test_every_row_of_the_paper_keeps_its_place(tmp_path):
     ]
 
 
+def test_chance_has_its_spread_where_a_result_says_it(tmp_path):
+    def chance():
+        (section,) = sections(read_results(tmp_path))
+        return frame(section).set_index("Method").loc["(chance)"].Classification
+
+    path = put(tmp_path)
+    assert chance() == "7.0"
+    result = json.loads(path.read_text())
+    result["metrics"] |= {"chance_map_sklearn": 0.0812, "chance_map_sklearn_spread": 0.0049}
+    path.write_text(json.dumps(result))
+    put(tmp_path, seed=1)  # an older one, of another definition
+    assert chance() == "8.1 ± 0.5"
+
+
 def test_other_data_and_other_recipes_go_to_other_tables(tmp_path):
     put(tmp_path, method="context", seed=0)
     put(tmp_path, method="autoencoder", variant="", seed=0)
@@ -735,6 +749,7 @@ def test_compare_wants_one_pre_training_a_row(tmp_path, capsys):
 SPOILED = {
     "no headline": lambda r: r["metrics"].pop("map_sklearn"),
     "no chance": lambda r: r["metrics"].pop("chance_map_sklearn"),
+    "a spread of text": lambda r: r["metrics"].update(chance_map_sklearn_spread="0.01"),
     "no architecture": lambda r: r["encoder"].pop("architecture"),
     "half an architecture": lambda r: r["encoder"]["architecture"].pop("norm"),
     "no counts": lambda r: r["data"]["images"].pop("test"),
