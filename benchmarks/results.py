@@ -79,6 +79,7 @@ def _check_content(result: Result) -> None:
     if task not in TASKS:
         raise ValueError(f"no task {task!r}")
     numbers = [result["metrics"][prefix + TASKS[task].metric] for prefix in ("", "chance_")]
+    numbers.append(result["metrics"].get(f"chance_{TASKS[task].metric}_spread", 0.0))  # older results lack it
     numbers += [result["data"]["images"][part] for part in ("train", "test")] + [result["seed"]]
     numbers += [value for value in result["per_class"].values() if value is not None]
     numbers += [*(provenance.get("held_out") or {}).values(), provenance.get("processes") or 1]

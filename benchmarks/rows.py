@@ -43,18 +43,20 @@ class Measured:
 def rows(section: Section) -> list[Measured]:
     """The paper's seven rows in their order, measured or not, then the extras, then new methods by name.
 
-    Of one method, variants stand by name, each raw before rescaled.
+    Of one method, what the paper's row is called after stands before the rest ("ImageNet" before other labels), and
+    variants by name, each raw before rescaled.
     """
     known = known_rows()
-    groups: dict[tuple[int, str, str, bool, str], list[Result]] = {}
+    groups: dict[tuple[int, str, bool, str, bool, str], list[Result]] = {}
     for result in section.results:
         method, raw = result["method"], _raw(result["variant"])
         place = list(known).index(method) if method in known else len(known)
-        groups.setdefault((place, method, raw, raw != result["variant"], budget(result)), []).append(result)
+        key = (place, method, _otherwise(result, known), raw, raw != result["variant"], budget(result))
+        groups.setdefault(key, []).append(result)
     found = {key: Measured(_name(group[0], known), known.get(key[1]), group) for key, group in groups.items()}
     for place, row in enumerate(published("table2")):
         if not any(key[0] == place and one.name.startswith(row["name"]) for key, one in found.items()):
-            found[place, row["method"], "", False, ""] = Measured(row["name"], row, [])
+            found[place, row["method"], False, "", False, ""] = Measured(row["name"], row, [])
     return [found[key] for key in sorted(found)]
 
 
@@ -68,11 +70,15 @@ def _raw(variant: str) -> str:
     return re.sub(r"(^|-)rescaled$", "", variant)
 
 
+def _otherwise(result: Result, known: dict[str, Row]) -> bool:
+    """Whether the name of the published row says what this one was not: other labels are not "ImageNet"."""
+    row, said = known.get(result["method"], {}), result["encoder"]["provenance"].get("supervision")
+    return "otherwise" in row and _raw(result["variant"]) not in row["variants"] and said != row["supervision"]
+
+
 def _name(result: Result, known: dict[str, Row]) -> str:
     method, variant = result["method"], result["variant"]
-    row = known.get(method, {"name": row_name(method, "")})
-    other = "otherwise" in row and _raw(variant) not in row["variants"]
-    name = row["otherwise" if other else "name"]
+    name = known.get(method, {"name": row_name(method, "")})["otherwise" if _otherwise(result, known) else "name"]
     return f"{name} ({variant})" if variant else str(name)
 
 

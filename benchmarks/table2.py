@@ -79,8 +79,12 @@ def _cells(row: Measured, letters: dict[str, str]) -> dict[str, str]:
 
 
 def _chance(section: Section, task: str) -> str:
-    values = [100 * r["metrics"][f"chance_{TASKS[task].metric}"] for r in section.results if r["task"] == task]
-    return f"{sum(values) / len(values):.1f}" if values else NONE
+    """ "8.1 ± 0.5" over those results that say the spread, and without it where none does, as older ones."""
+    name, found = f"chance_{TASKS[task].metric}", [r["metrics"] for r in section.results if r["task"] == task]
+    spreads = [100 * metrics[f"{name}_spread"] for metrics in found if f"{name}_spread" in metrics]
+    values = [100 * metrics[name] for metrics in found if f"{name}_spread" in metrics or not spreads]
+    text = f"{sum(values) / len(values):.1f}" if values else NONE
+    return text + (f" ± {sum(spreads) / len(spreads):.1f}" if spreads else "")
 
 
 def markdown(section: Section) -> str:

@@ -156,8 +156,8 @@ def _place(path: Path, runs: Path, row: str, reading: "Reading") -> Path:
 
 
 def _supervision(method: str, known: Known | None) -> str:
-    """The table's second column: the known file's, the method's own, the paper's, or "imported"."""
-    if known and known.method == method and known.supervision:
+    """The table's second column: the known file's (of any row), the method's own, the paper's, or "imported"."""
+    if known and known.supervision:
         return known.supervision
     if method in METHODS:
         return method_module(method).SUPERVISION

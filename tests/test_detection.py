@@ -334,12 +334,16 @@ def test_chance_is_what_the_wrong_images_earn() -> None:
     truths = [annotation((name, (10, 10, 60, 60), False)) for name in names]
     seen = detections(*((i, name, 0.9, (10, 10, 60, 60)) for i, name in enumerate(names)))
     assert [ap[0] for ap in average_precision(seen, truths).values() if ap] == [1.0] * 20
-    assert chance(seen, truths) == 0.0  # no other image of the pairings shows the same class
+    assert chance(seen, truths) == (0.0, 0.0)  # no other image of the pairings shows the same class
     blind = detections(*((i, "cat", 0.9, (10, 10, 60, 60)) for i in range(9)))
-    assert chance(blind, [annotation(("cat", (10, 10, 60, 60), False))] * 9) == 1.0  # nothing had to be seen
+    assert chance(blind, [annotation(("cat", (10, 10, 60, 60), False))] * 9) == (1.0, 0.0)  # nothing had to be seen
     wide = dataclasses.replace(truths[0], width=200, boxes=np.array([[20.0, 10.0, 120.0, 60.0]]))
     halves = detections((0, "aeroplane", 0.9, (20, 10, 120, 60)), (1, "aeroplane", 0.9, (10, 10, 60, 60)))
-    assert chance(halves, [wide, truths[0]]) == 1.0  # stretched to the other size
+    assert chance(halves, [wide, truths[0]]) == (1.0, 0.0)  # stretched to the other size
+    truths = [dataclasses.replace(truths[0], boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64),
+                                  difficult=np.zeros(0, np.bool_))] * 6  # fmt: skip
+    truths[3] = annotation(("cat", (10, 10, 60, 60), False))  # one of the five pairings shows it
+    assert chance(detections((0, "cat", 0.9, (10, 10, 60, 60))), truths) == pytest.approx((0.2, 0.4))
 
 
 def test_rates_limits_and_suppression_are_the_recipes(
@@ -366,7 +370,7 @@ def test_it_learns_a_handful_of_images(devkit: Path, score: Callable[..., Any]) 
     outcome = score(devkit, dataclasses.replace(SHRUNK, iterations=150, rate_every=120))
     assert outcome.metrics["map_11point"] >= 0.95
     assert outcome.metrics["map_11point"] > 2 * outcome.metrics["chance_map_11point"]
-    assert set(outcome.metrics) == {"map_11point", "map_area", "chance_map_11point"}
+    assert set(outcome.metrics) == {"map_11point", "map_area", "chance_map_11point", "chance_map_11point_spread"}
     assert {name for name, ap in outcome.per_class.items() if ap is not None} == set(SHAPES)
     assert list(outcome.per_class) == list(voc.CLASSES)
     assert (outcome.receipt.loaded, outcome.receipt.expected) == (10, 10)

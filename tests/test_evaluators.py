@@ -20,7 +20,7 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from transfer import voc
 from transfer.detections import Detections, average_precision
 from transfer.iu import LABELS, class_iu, histogram, scores
-from transfer.ranking import average_precisions
+from transfer.ranking import average_precisions, chance_map
 
 # ---- detection ----
 
@@ -267,7 +267,6 @@ def by_thresholds(score: voc.Floats, true: NDArray[np.bool_]) -> dict[str, float
         "sklearn": sum((r - before) * p for (before, _), (r, p) in steps),
         "trapezoid": sum((r - r0) * (p + p0) / 2 for (r0, p0), (r, p) in steps),
         "11point": sum(best) / 11,
-        "chance": positives / len(true),
     }
 
 
@@ -280,7 +279,7 @@ def test_classification_scores_are_sklearns_and_the_definition(seed: int) -> Non
     labels[:, 3], labels[:, 4] = rng.choice([-1, 0], images), 1
     levels = rng.choice([2, 16, 4096])
     confidence = rng.integers(0, levels, labels.shape) / levels * 8 - 4
-    ours = {m: average_precisions(confidence, labels, metric=m) for m in ("sklearn", "trapezoid", "11point", "chance")}
+    ours = {m: average_precisions(confidence, labels, metric=m) for m in ("sklearn", "trapezoid", "11point")}
     for k in range(20):
         counted = [i for i in range(images) if labels[i, k] != 0]
         true = labels[counted, k] == 1
@@ -295,6 +294,20 @@ def test_classification_scores_are_sklearns_and_the_definition(seed: int) -> Non
         assert mine["trapezoid"] == pytest.approx(auc(recall, precision), abs=1e-12)
     assert ours["sklearn"][3] is None
     assert ours["sklearn"][4] == pytest.approx(1.0)
+
+
+def test_chance_is_the_mean_over_random_rankings() -> None:
+    """Of P positives among N the expected AP is Σ (1 + (k - 1)(P - 1) / (N - 1)) / (N k): above P / N."""
+    labels = np.full((500, 20), -1)
+    labels[:10, 0], labels[:40, 1], labels[490:, 1], labels[:, 2:] = 1, 1, 0, 0  # 10 of 500, 40 of 490
+    expected = [sum((1 + (k - 1) * (p - 1) / (n - 1)) / k for k in range(1, n + 1)) / n
+                for n, p in ((500, 10), (490, 40))]  # fmt: skip
+    mean, spread = chance_map(labels, rankings=5_000)
+    assert mean == pytest.approx(sum(expected) / 2, abs=4 * spread / 5_000**0.5)
+    assert mean > (10 / 500 + 40 / 490) / 2 + 0.01
+    rng = np.random.default_rng(1)
+    by_hand = [average_precisions(rng.random((500, 20)), labels, metric="sklearn")[:2] for _ in range(300)]
+    assert np.std(np.mean(by_hand, axis=1)) == pytest.approx(spread, rel=0.2)
 
 
 def test_ties_are_broken_against_the_positives() -> None:

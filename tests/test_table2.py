@@ -214,6 +214,20 @@ def test_every_row_of_the_paper_keeps_its_place(tmp_path):
     ]
 
 
+def test_chance_has_its_spread_where_a_result_says_it(tmp_path):
+    def chance():
+        (section,) = sections(read_results(tmp_path))
+        return frame(section).set_index("Method").loc["(chance)"].Classification
+
+    path = put(tmp_path)
+    assert chance() == "7.0"
+    result = json.loads(path.read_text())
+    result["metrics"] |= {"chance_map_sklearn": 0.0812, "chance_map_sklearn_spread": 0.0049}
+    path.write_text(json.dumps(result))
+    put(tmp_path, seed=1)  # an older one, of another definition
+    assert chance() == "8.1 ± 0.5"
+
+
 def test_other_data_and_other_recipes_go_to_other_tables(tmp_path):
     put(tmp_path, method="context", seed=0)
     put(tmp_path, method="autoencoder", variant="", seed=0)
@@ -406,7 +420,8 @@ STILLS = {"variant": "synthetic", "kind": "synthetic", "supervision": "motion, s
         ({"method": "labels", "variant": "", "supervision": "1000 class labels"}, "ImageNet"),
         ({"method": "labels", "variant": "rescaled", "supervision": "1000 class labels"}, "ImageNet (rescaled)"),
         ({"method": "labels", "variant": "caffenet", "supervision": "1000 class labels"}, "ImageNet (caffenet)"),
-        ({"method": "labels", "variant": "alexnet", "supervision": "1000 class labels"}, "Class labels (alexnet)"),
+        ({"method": "labels", "variant": "torchvision", "supervision": "1000 class labels"}, "ImageNet (torchvision)"),
+        ({"method": "labels", "variant": "mine", "supervision": "class labels"}, "Class labels (mine)"),
         (STILLS | {"method": "egomotion"}, "Agrawal et al. (synthetic)"),
         (STILLS | {"method": "tracking"}, "Wang et al. (synthetic)"),
         ({"method": "tracking", "variant": "", "supervision": "motion"}, "Wang et al."),
@@ -434,6 +449,9 @@ def test_labels_of_ten_classes_leave_imagenet_unmeasured(tmp_path):
     table = cells(tmp_path, **TEN)
     assert table.index[:2].tolist() == ["ImageNet", "Class labels (10-classes)"]
     assert table.loc["ImageNet"].tolist() == ["1000 class labels", *[NONE] * 5]
+    put(tmp_path, method="labels", variant="torchvision", supervision="1000 class labels")
+    (section,) = sections(read_results(tmp_path))
+    assert frame(section).Method[:2].tolist() == ["ImageNet (torchvision)", "Class labels (10-classes)"]
     stills = cells(tmp_path / "stills", method="egomotion", **STILLS)
     assert [name for name in stills.index if "Agrawal" in name] == ["Agrawal et al. (synthetic)"]
 
@@ -873,6 +891,7 @@ def test_replicates_are_computed_once(monkeypatch):
 SPOILED = {
     "no headline": lambda r: r["metrics"].pop("map_sklearn"),
     "no chance": lambda r: r["metrics"].pop("chance_map_sklearn"),
+    "a spread of text": lambda r: r["metrics"].update(chance_map_sklearn_spread="0.01"),
     "no architecture": lambda r: r["encoder"].pop("architecture"),
     "half an architecture": lambda r: r["encoder"]["architecture"].pop("norm"),
     "no counts": lambda r: r["data"]["images"].pop("test"),

@@ -371,6 +371,13 @@ def test_a_known_file_is_recognised_by_its_checksum(here, capsys, monkeypatch):
     assert (source["order"], source["mean"], source["std"]) == ("bgr", [1, 2, 3], [2, 2, 2])
 
 
+def test_a_recognised_file_keeps_its_supervision_under_another_name(here, capsys, monkeypatch):
+    known(monkeypatch, sha1=hashlib.sha1(Path("a.pth").read_bytes()).hexdigest())
+    assert bench("import", "a.pth", "--method", "imagenet-mine") == 0
+    said = read_encoder(Path(capsys.readouterr().out.strip())).provenance
+    assert (said["method"], said["variant"], said["supervision"]) == ("imagenet-mine", "", "adversarial")
+
+
 def test_a_known_file_s_checksum_must_agree(here, capsys, monkeypatch):
     known(monkeypatch, md5="0" * 32)
     assert bench("import", "a.pth", "--known", "mine") == 1

@@ -28,7 +28,7 @@ from transfer import ADDED, Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
 from transfer.divergence import REMEDY, check_finite
 from transfer.head import Head, trunk_rates
-from transfer.ranking import Labels, average_precisions, resampled_map
+from transfer.ranking import Labels, average_precisions, chance_map, resampled_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +143,8 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
 
     metrics: map_sklearn (the headline: VC's call, today's step-wise sum), map_trapezoid (what that
     call meant before scikit-learn 0.19), map_11point, each over `crops` crops; map_sklearn_1crop;
-    chance_map_sklearn (of a random ranking: the share of positives). Raises Failed when the loss is
-    no longer finite or a file cannot be read whole.
+    chance_map_sklearn and its _spread: mean and standard deviation of map_sklearn over random rankings of
+    these test labels. Raises Failed when the loss is no longer finite or a file cannot be read whole.
     """
     train, test = (_split(devkit / recipe.year, ids) for ids in _ids(recipe, devkit))
     model, receipt = build(encoder, recipe, seed=seed, device=device)
@@ -291,9 +291,9 @@ def _outcome(scores: Tensor, labels: Labels, receipt: Receipt) -> Outcome:
         "map_trapezoid": average_precisions(summed, labels, metric="trapezoid"),
         "map_11point": average_precisions(summed, labels, metric="11point"),
         "map_sklearn_1crop": average_precisions(single, labels, metric="sklearn"),
-        "chance_map_sklearn": average_precisions(summed, labels, metric="chance"),
     }
     means = {name: float(np.mean([v for v in values if v is not None])) for name, values in by_name.items()}
+    means |= dict(zip(("chance_map_sklearn", "chance_map_sklearn_spread"), chance_map(labels), strict=True))
     per_class = dict(zip(voc.CLASSES, by_name["map_sklearn"], strict=True))
     per_image = {"scores": totals, "labels": labels.astype(np.int8)}
     return Outcome(metrics=means, per_class=per_class, receipt=receipt, per_image=per_image)

@@ -236,7 +236,7 @@ def evaluate(
     Proposals that are computed are kept in `cache`; by default RUNS/proposals where `work` is RUNS/transfer/….
 
     map_11point and map_area: the mean over the classes of per_class with an object to find.
-    chance_map_11point: see transfer.detections.chance.
+    chance_map_11point and its _spread: see transfer.detections.chance.
     """
     cache = cache or next((folder.parent for folder in work.parents if folder.name == "transfer"), work) / "proposals"
     log(f"detection: proposals: {proposal_source(recipe, devkit)}")
@@ -251,8 +251,8 @@ def evaluate(
     if not known:
         raise Failed(f"{devkit / recipe.year}: {recipe.test_split} shows no object but difficult ones: list others")
     eleven, area = np.mean(known, axis=0)
-    guessed = chance(found, truths)
-    metrics = {"map_11point": float(eleven), "map_area": float(area), "chance_map_11point": guessed}
+    metrics = {"map_11point": float(eleven), "map_area": float(area)}
+    metrics |= dict(zip(("chance_map_11point", "chance_map_11point_spread"), chance(found, truths), strict=True))
     per_class = {name: ap[0] if ap else None for name, ap in aps.items()}
     return Outcome(metrics, per_class, receipt, per_image(found, truths))
 

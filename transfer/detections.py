@@ -158,18 +158,19 @@ def _resampled_ap(
     return np.where(objects > 0, ap, np.nan)
 
 
-def chance(found: Detections, truths: Sequence[voc.Annotation]) -> float:
+def chance(found: Detections, truths: Sequence[voc.Annotation]) -> tuple[float, float]:
     """What can be earned without looking: 11-point mAP of each image's detections held against another image.
 
     Boxes are stretched to the other image's size. Class frequencies, usual places and usual sizes all
-    count here, so that only what was seen in the image is above it. The mean over CHANCE_SHIFTS
-    pairings: image i with image i + k, for evenly spaced k. (A single image is paired with itself.)
+    count here, so that only what was seen in the image is above it. It is each row's own: what these very
+    detections earn blindly. Mean and standard deviation over CHANCE_SHIFTS pairings: image i with image
+    i + k, for evenly spaced k. (A single image is paired with itself.)
     """
-    aps, count = [], len(truths)
+    maps, count = [], len(truths)
     sizes = np.array([(truth.width, truth.height) * 2 for truth in truths])
     for shift in {max(1, k * count // (CHANCE_SHIFTS + 1)) for k in range(1, CHANCE_SHIFTS + 1)}:
         other = (np.arange(count) + shift) % count
         boxes = found.boxes * (sizes[other] / sizes)[found.images]
         moved = Detections(other[found.images], found.labels, found.scores, boxes)
-        aps += [ap[0] for ap in average_precision(moved, truths).values() if ap]
-    return float(np.mean(aps))
+        maps.append(np.mean([ap[0] for ap in average_precision(moved, truths).values() if ap]))
+    return float(np.mean(maps)), float(np.std(maps))

@@ -1,5 +1,7 @@
 """Average precision of image labels in three definitions (protocols 4.1), also under a resampling of the images."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve
@@ -7,15 +9,16 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from transfer import voc
 
 Labels = NDArray[np.int64]
+Metric = Literal["sklearn", "trapezoid", "11point"]
 CHANCE_RANKINGS = 200
 TIE = 1e-5  # VC takes this off the scores of positives, so that ties count against them
 
 
-def average_precisions(scores: voc.Floats, labels: Labels, *, metric: str) -> list[float | None]:
+def average_precisions(scores: voc.Floats, labels: Labels, *, metric: Metric) -> list[float | None]:
     """images×20 scores and labels → the AP of each class, None where it has no positive image.
 
     Ambiguous images (label 0) are left out. VC breaks ties against the positives by taking 1e-5 off
-    their scores. `metric`: sklearn, trapezoid, 11point, or chance (the share of positives).
+    their scores.
     """
     result: list[float | None] = []
     for column in range(labels.shape[1]):
@@ -31,15 +34,13 @@ def _counted(score: voc.Floats, label: Labels) -> tuple[voc.Floats, NDArray[np.b
     return score[places] - TIE * true, true, places
 
 
-def _average_precision(score: voc.Floats, true: NDArray[np.bool_], metric: str) -> float:
+def _average_precision(score: voc.Floats, true: NDArray[np.bool_], metric: Metric) -> float:
     if metric == "sklearn":
         return float(average_precision_score(true, score))
     if metric == "trapezoid":
         precision, recall, _ = precision_recall_curve(true, score)
         return float(auc(recall, precision))
-    if metric == "11point":
-        return voc.ap_11point(*voc.precision_recall(score, true, int(true.sum())))
-    return float(true.mean())
+    return voc.ap_11point(*voc.precision_recall(score, true, int(true.sum())))
 
 
 def chance_map(labels: Labels, *, rankings: int = CHANCE_RANKINGS) -> tuple[float, float]:

@@ -7,6 +7,7 @@ Nothing of a file is executed: torch.load with weights_only, numpy without pickl
 import pickle
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if kind not in READ:
         raise Failed(f"{path}: {kind or 'no suffix'}: not a format that can be read: give a {READERS}")
     try:
-        found = dict(_flat(READ[kind](path)))
+        pairs = list(_flat(READ[kind](path)))
     except Failed:
         raise
     except pickle.UnpicklingError as error:
@@ -52,9 +53,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise Failed(
             f"{path}: not a whole {kind} file of tensors ({reason}): obtain it again, or save its state dict alone"
         ) from error
-    if not found:
+    if not pairs:
         raise Failed(f"{path}: no tensors in it: give a file with conv1–conv5")
-    return found
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise Failed(f"{path}: two tensors come out as {twice[0]!r}: save its state dict alone")
+    return dict(pairs)
 
 
 def _torch(path: Path) -> Any:
