@@ -19,16 +19,10 @@ from numpy.typing import NDArray
 from benchmarks.results import Result, result_path, unpacked
 from pretrain.files import Failed
 from transfer import TASKS
+from transfer.resampling import RESAMPLES as RESAMPLES
+from transfer.resampling import resamplings
 
-RESAMPLES = 1000
 LEVEL = 95  # percent
-
-
-@cache
-def resamplings(images: int) -> NDArray[np.int64]:
-    """RESAMPLES×images: how often each image is drawn, `images` draws with replacement."""
-    random = np.random.default_rng(images)
-    return random.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
 
 
 def replicates(results: Sequence[Result]) -> NDArray[np.float64]:

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain import Folders, method_module
 from pretrain.files import Missing, Usage
+from transfer import Table, tasks
 
 if TYPE_CHECKING:
     import torch  # slow to import, so imported for real only where it is used
@@ -115,19 +118,23 @@ def fetch(options: argparse.Namespace) -> Answer:
 def transfer(options: argparse.Namespace) -> Answer:
     from benchmarks.run import check_recipe, transfer
     from pretrain.alexnet import read_encoder
-    from transfer import BF16, TASKS
+    from transfer import BF16
+    from transfer.probes.descriptors import Descriptor
 
-    tasks = tuple(TASKS) if options.task == "all" else (options.task,)
+    names = chosen_tasks(options.task)
     recipe = options.recipe + (BF16 if options.precision == "bf16" else "")
-    check_recipe(recipe, tasks)
-    encoder = read_encoder(options.encoder or last_encoder(options.runs))
+    check_recipe(recipe, names)
+    if options.features:
+        check_probes(names, f"--features {options.features}")
+    given = options.encoder or (None if options.features else last_encoder(options.runs))
+    encoder = read_encoder(given) if given else Descriptor(options.features)
     data = options.data or default_data(recipe)
     paths = [
         path
         for seed in options.seed
         for path in transfer(
             encoder,
-            tasks=tasks,
+            tasks=names,
             recipe=recipe,
             data=data,
             seed=seed,
@@ -138,6 +145,18 @@ def transfer(options: argparse.Namespace) -> Answer:
         )
     ]
     return 0, "".join(f"{path}\n" for path in paths)
+
+
+def chosen_tasks(name: str) -> tuple[str, ...]:
+    """What --task names: all, the columns of Table 2; probes, those of frozen features; or one task."""
+    groups: dict[str, Table] = {"all": "table2", "probes": "probes"}
+    return tasks(groups[name]) if name in groups else (name,)
+
+
+def check_probes(names: Sequence[str], given: str) -> None:
+    """Raise Usage when one of the tasks is not a probe, and so needs an encoder to train."""
+    if wrong := [name for name in names if name not in tasks("probes")]:
+        raise Usage(f"{given}: {wrong[0]} trains an encoder: give --encoder, or a task of {', '.join(tasks('probes'))}")
 
 
 def last_encoder(runs: Path) -> Path:
@@ -181,7 +200,6 @@ def run(options: argparse.Namespace) -> Answer:
     from benchmarks.grid.fill import fill
     from benchmarks.grid.plan import find_plan, read_plan
     from benchmarks.grid.survey import survey, table
-    from benchmarks.table2 import report
 
     plan = read_plan(find_plan(options.plan), data=options.data)
     if options.launcher == "local":  # a login node need not have what the nodes have
@@ -191,10 +209,20 @@ def run(options: argparse.Namespace) -> Answer:
     if options.dry_run:
         return 0, table(plan, rows)
     done = fill(plan, rows, places, kind=options.launcher, workers=options.workers)
-    try:
-        return int(not done), report(options.results, recipe=plan.recipe, style="markdown")
-    except Missing:  # nothing came of anything, which has been said
-        return 1, ""
+    return int(not done), tables(options.results, recipe=plan.recipe, names=plan.read)
+
+
+def tables(results: Path, *, recipe: str, names: Iterable[str]) -> str:
+    """The tables, in Markdown, of those of `names` that have results."""
+    from benchmarks import probes, table2
+
+    reports: dict[Table, Callable[..., str]] = {"table2": table2.report, "probes": probes.report}
+    text = []
+    for kind, report in reports.items():
+        if set(tasks(kind)) & set(names):
+            with suppress(Missing):  # nothing came of anything, which has been said
+                text.append(report(results, recipe=recipe, style="markdown"))
+    return "\n".join(text)
 
 
 def table2(options: argparse.Namespace) -> Answer:
@@ -207,6 +235,12 @@ def table2(options: argparse.Namespace) -> Answer:
         successors=options.also == "successors",
         long=options.long,
     )
+
+
+def probes(options: argparse.Namespace) -> Answer:
+    from benchmarks.probes import report
+
+    return 0, report(options.results, recipe=options.recipe, style=options.format)
 
 
 def compare(options: argparse.Namespace) -> Answer:

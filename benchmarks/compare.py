@@ -9,7 +9,7 @@ from benchmarks.bootstrap import LEVEL, RESAMPLES, interval, replicates
 from benchmarks.published import NONE
 from benchmarks.results import Result, data_identity, read_results
 from benchmarks.rows import budget
-from benchmarks.sections import current
+from benchmarks.sections import current, of_table
 from pretrain import row_name
 from pretrain.files import Failed, Missing, Usage
 from transfer import TASKS
@@ -24,7 +24,7 @@ def compare(results: Path, first: str, second: str, *, recipe: str | None) -> st
     if first == second:
         raise Usage(f"{first} against itself: name two rows")
     cells: dict[tuple[str, str], dict[str, list[Result]]] = {}
-    for result in current(read_results(results)):
+    for result in current(of_table("table2", read_results(results))):
         name = row_name(result["method"], result["variant"])
         if name in (first, second) and recipe in (None, result["recipe"]["name"]):
             cells.setdefault((result["recipe"]["name"], result["task"]), {}).setdefault(name, []).append(result)

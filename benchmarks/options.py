@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import commands
 from benchmarks.commands import RUNS, TINY, WEIGHTS
 from pretrain import METHODS, PRECISIONS
-from transfer import TASKS
+from transfer import TASKS, tasks
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _add_transfer(subparsers)
     _add_run(subparsers)
     _add_table2(subparsers)
+    _add_probes(subparsers)
     _add_compare(subparsers)
     _add_data(subparsers)
     doctor = subparsers.add_parser(
@@ -41,7 +42,9 @@ How good are the features that a pre-training learned? Table 2 of Context Encode
   bench import FILE --method NAME     or make one of published weights (bench import --list, bench fetch)
   bench transfer --task all           score it: classification, detection, segmentation
   bench run PLAN                      all of that for a grid of methods, tasks and seeds, on one machine or Slurm
-  bench table2 > table2.md    print the table of all results
+  bench table2 > table2.md            print the table of all results
+  bench transfer --task probes        score it as it is: linear SVMs on each layer, few images, neighbours
+  bench probes                        print the table of those
 
 Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted."""
 
@@ -191,11 +194,22 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "interrupted ones go on.",
     )
     add = parser.add_argument
-    add("--task", choices=(*TASKS, "all"), required=True)
     add(
+        "--task",
+        choices=(*TASKS, "all", "probes"),
+        required=True,
+        help=f"all: {', '.join(tasks('table2'))}; probes, of the encoder as it is: {', '.join(tasks('probes'))}",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
         "--encoder",
         type=Path,
         help="an encoder.safetensors (default: the one written last, by `bench pretrain`, `import` or `rescale`)",
+    )
+    source.add_argument(
+        "--features",
+        choices=("colour-histogram", "hog", "pixels"),
+        help="what the probes see in place of an encoder: control rows",
     )
     add(
         "--recipe",
@@ -256,6 +270,16 @@ def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     _add_results(parser)
     parser.set_defaults(command=commands.table2)
+
+
+def _add_probes(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "probes", help="print the table of frozen features", description="Print the probes of all rows on stdout."
+    )
+    parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
+    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
+    _add_results(parser)
+    parser.set_defaults(command=commands.probes)
 
 
 def _add_compare(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -18,11 +18,14 @@ from pretrain.alexnet import Encoder
 from pretrain.files import Failed, Usage
 from pretrain.progress import log
 from transfer import TASKS, Data, Outcome, Recipe, find_recipe
+from transfer.probes.descriptors import Descriptor
 from transfer.voc import find_devkit
+
+Source = Encoder | Descriptor
 
 
 def transfer(
-    encoder: Encoder, *, tasks: Sequence[str], recipe: str, data: Path, seed: int, results: Path, runs: Path,
+    encoder: Source, *, tasks: Sequence[str], recipe: str, data: Path, seed: int, results: Path, runs: Path,
     device: torch.device, again: bool = False,
 ) -> list[Path]:  # fmt: skip
     """Score `encoder` on `tasks` under the recipe of that name; return the result files.
@@ -54,7 +57,7 @@ def read_data(task: str, *, recipe: str, data: Path) -> tuple[Recipe, Path, Data
 
 
 def _run(
-    encoder: Encoder, task: str, *, recipe: str, data: Path, seed: int, results: Path, runs: Path,
+    encoder: Source, task: str, *, recipe: str, data: Path, seed: int, results: Path, runs: Path,
     device: torch.device, again: bool,
 ) -> Path:  # fmt: skip
     chosen, devkit, read = read_data(task, recipe=recipe, data=data)
@@ -90,7 +93,7 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _record(outcome: Outcome, data: Data, encoder: Encoder, device: torch.device) -> Result:
+def _record(outcome: Outcome, data: Data, encoder: Source, device: torch.device) -> Result:
     """The parts of a result that do not depend on where it is kept."""
     head, dirty = provenance.commit()
     record: dict[str, Any] = {
@@ -98,7 +101,7 @@ def _record(outcome: Outcome, data: Data, encoder: Encoder, device: torch.device
         "data": asdict(data),
         "encoder": {
             "sha256": encoder.sha256,
-            "architecture": asdict(encoder.architecture),
+            "architecture": asdict(encoder.architecture) if encoder.architecture else None,
             "provenance": encoder.provenance,
         },
         "receipt": asdict(outcome.receipt),

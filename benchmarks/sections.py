@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from benchmarks.results import Result, data_identity
 from pretrain.progress import log
-from transfer import TASKS, find_recipe
+from transfer import TASKS, Table, find_recipe
 
 ORDER = ("paper", "quick", "tiny")  # of the sections; variants ("paper-40k") follow their recipe
 
@@ -38,6 +38,11 @@ def sections(results: Iterable[Result]) -> list[Section]:
             chosen = [r for r in own if ranks[r["task"]].get(data_identity(r)) == rank]
             found += [Section(recipe, chosen)] if chosen else []
     return found
+
+
+def of_table(table: Table, results: Iterable[Result]) -> list[Result]:
+    """The results of the tasks that one table holds."""
+    return [result for result in results if TASKS[result["task"]].table == table]
 
 
 def current(results: Iterable[Result]) -> list[Result]:

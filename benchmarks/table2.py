@@ -17,11 +17,11 @@ from benchmarks.controls import control_lines
 from benchmarks.published import NONE, successors_markdown, table2_markdown
 from benchmarks.results import Result, read_results
 from benchmarks.rows import Measured, cell, comparable, hardware, known_rows, marks, rows, spread, supervision, time
-from benchmarks.sections import Section, sections
+from benchmarks.sections import Section, of_table, sections
 from pretrain import row_name
 from pretrain.alexnet import CAFFENET, described
 from pretrain.files import Missing, Usage
-from transfer import TASKS
+from transfer import TASKS, tasks
 
 Format = Literal["markdown", "csv", "latex", "json"]
 
@@ -36,7 +36,7 @@ def report(results: Path, *, recipe: str | None, style: Format, successors: bool
         raise Usage(f"--with successors: published rows are printed in markdown only, not in {style}")
     if long and style == "latex":
         raise Usage("--long: the classes' scores are printed in markdown, csv and json, not in latex")
-    chosen = sections(read_results(results, recipe=recipe or "*"))
+    chosen = sections(of_table("table2", read_results(results, recipe=recipe or "*")))
     if not chosen:
         raise Missing(
             f"{results}: no results{f' of recipe {recipe}' if recipe else ''}: run `bench transfer --task all`"
@@ -69,7 +69,7 @@ def frame(section: Section) -> pd.DataFrame:
 
 def columns() -> dict[str, str]:
     """Task → the heading of its column."""
-    return {task: task.capitalize() for task in TASKS}
+    return {task: task.capitalize() for task in tasks("table2")}
 
 
 def _cells(row: Measured, letters: dict[str, str]) -> dict[str, str]:
@@ -129,7 +129,7 @@ def _data(section: Section) -> str:
 def _conditions(section: Section) -> list[str]:
     machines = sorted({r["hardware"] for r in section.results})
     commits = sorted({r["commit"][:10] + (" with local changes" if r["dirty"] else "") for r in section.results})
-    metrics = "; ".join(f"{task}: {TASKS[task].metric}, {TASKS[task].split}" for task in TASKS)
+    metrics = "; ".join(f"{task}: {TASKS[task].metric}, {TASKS[task].split}" for task in tasks("table2"))
     sources = sorted({f"{k.capitalize()}: {v}." for r in section.results for k, v in r["data"]["sources"].items()})
     named = sorted({(_path_name(r), _origin(r)) for r in section.results})
     origins = [f"{name}: {origin}." for name, origin in named if origin]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pretrain import Precision
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:  # slow to import, and the names of the tasks need none of it
     import torch
     from numpy.typing import NDArray
 
-    from pretrain.alexnet import Encoder, Receipt
+    from pretrain.alexnet import Receipt
+
+Table = Literal["table2", "probes"]
 
 BF16 = "-bf16"
 ADDED = {"added": True}  # marks a recipe's field that came later: see Recipe.sha256
@@ -88,9 +90,9 @@ class TaskModule(Protocol):
         """Digest what `recipe` reads under `devkit`."""
 
     def evaluate(
-        self, encoder: "Encoder", recipe: Any, devkit: Path, *, seed: int, work: Path, device: "torch.device"
+        self, encoder: Any, recipe: Any, devkit: Path, *, seed: int, work: Path, device: "torch.device"
     ) -> Outcome:
-        """Transfer, test and score."""
+        """Transfer, test and score an Encoder; a task of the table `probes` takes a Descriptor too."""
 
     def resampled(self, per_image: "Mapping[str, NDArray[Any]]", weights: "NDArray[np.int64]") -> "NDArray[np.float64]":
         """B×images copies of each test image → B values of the headline metric."""
@@ -98,11 +100,12 @@ class TaskModule(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A column of the table: the module that scores it, its headline metric, its split."""
+    """A column of a table: the module that scores it, its headline metric, its split, which table."""
 
     module: str
     metric: str
     split: str
+    table: Table = "table2"
 
     def load(self) -> TaskModule:
         """The task's module, imported now (the frameworks are slow to import)."""
@@ -113,13 +116,24 @@ TASKS = {
     "classification": Task("transfer.classification", "map_sklearn", "VOC07 test"),
     "detection": Task("transfer.detection", "map_11point", "VOC07 test"),
     "segmentation": Task("transfer.segmentation", "mean_iu", "VOC12 val"),
+    "svm": Task("transfer.probes.svm", "map_sklearn", "VOC07 test", table="probes"),
+    "low-shot": Task("transfer.probes.low_shot", "k16_map_sklearn", "VOC07 test", table="probes"),
+    "knn": Task("transfer.probes.knn", "map_sklearn", "VOC07 test", table="probes"),
 }
 
 
 def find_recipe(task: str, name: str) -> Recipe | None:
-    """The task's recipe of that name; of "<name>-bf16" the recipe <name> computed in bfloat16. None when unknown."""
+    """The task's recipe of that name; of "<name>-bf16" the recipe <name> computed in bfloat16. None when unknown.
+
+    Frozen features are always computed in float32.
+    """
     known: Mapping[str, Recipe] = TASKS[task].load().RECIPES
     base = known.get(name.removesuffix(BF16))
-    if name in known or base is None:
+    if name in known or base is None or TASKS[task].table == "probes":
         return known.get(name)
     return dataclasses.replace(base, name=name, precision="bf16")
+
+
+def tasks(table: Table) -> tuple[str, ...]:
+    """The tasks whose scores one table holds: the fine-tuned columns of Table 2, or the probes of frozen features."""
+    return tuple(name for name, task in TASKS.items() if task.table == table)

@@ -14,7 +14,7 @@ CHANCE_RANKINGS = 200
 TIE = 1e-5  # VC takes this off the scores of positives, so that ties count against them
 
 
-def average_precisions(scores: voc.Floats, labels: Labels, *, metric: Metric) -> list[float | None]:
+def average_precisions(scores: voc.Floats, labels: Labels, *, metric: Metric, tie: float = TIE) -> list[float | None]:
     """images×20 scores and labels → the AP of each class, None where it has no positive image.
 
     Ambiguous images (label 0) are left out. VC breaks ties against the positives by taking 1e-5 off
@@ -22,16 +22,18 @@ def average_precisions(scores: voc.Floats, labels: Labels, *, metric: Metric) ->
     """
     result: list[float | None] = []
     for column in range(labels.shape[1]):
-        score, true, _ = _counted(scores[:, column], labels[:, column])
+        score, true, _ = counted(scores[:, column], labels[:, column], tie=tie)
         result.append(_average_precision(score, true, metric) if true.any() else None)
     return result
 
 
-def _counted(score: voc.Floats, label: Labels) -> tuple[voc.Floats, NDArray[np.bool_], NDArray[np.int64]]:
+def counted(
+    score: voc.Floats, label: Labels, *, tie: float = TIE
+) -> tuple[voc.Floats, NDArray[np.bool_], NDArray[np.int64]]:
     """Scores with ties broken, truth and places of one class's images that are not ambiguous."""
     places = np.flatnonzero(label)
     true = label[places] > 0
-    return score[places] - TIE * true, true, places
+    return score[places] - tie * true, true, places
 
 
 def _average_precision(score: voc.Floats, true: NDArray[np.bool_], metric: Metric) -> float:
@@ -60,7 +62,7 @@ def chance_map(labels: Labels, *, rankings: int = CHANCE_RANKINGS) -> tuple[floa
     return float(means.mean()), float(means.std())
 
 
-def resampled_map(scores: voc.Floats, labels: Labels, weights: NDArray[np.int64]) -> voc.Floats:
+def resampled_map(scores: voc.Floats, labels: Labels, weights: NDArray[np.int64], *, tie: float = TIE) -> voc.Floats:
     """images×20 scores and labels, B×images copies of each image → B means of the step-wise AP.
 
     A class that a resampling leaves without positives is left out of its mean. With weights of one
@@ -68,7 +70,7 @@ def resampled_map(scores: voc.Floats, labels: Labels, weights: NDArray[np.int64]
     """
     columns = []
     for column in range(labels.shape[1]):
-        score, true, places = _counted(scores[:, column], labels[:, column])
+        score, true, places = counted(scores[:, column], labels[:, column], tie=tie)
         if not len(places):  # every image is ambiguous
             columns.append(np.full(len(weights), np.nan))
             continue

@@ -10,7 +10,7 @@ Everything is checked before anything starts; an error names the file and the li
       long: {method: context, label: long, iterations: 5000}
       mine: {encoder: mine.safetensors, variants: [raw]}
     variants: [raw, rescaled]        # of every method that names none itself (default: raw)
-    tasks: [classification]          # (default: all); a method may name some of them
+    tasks: [classification]          # (default: Table 2's); a method may name some of them
     seeds: [0, 1]                    # of the transfer (default: 0)
     launch: {workers: 2, threads: 1}
 """
@@ -25,6 +25,7 @@ from benchmarks.grid.entries import KINDS, Entry, Written, at, once, read_method
 from benchmarks.grid.lines import Value, read_lines
 from benchmarks.run import read_data
 from transfer import TASKS, Data, find_recipe
+from transfer import tasks as known_tasks
 from transfer.voc import find_devkit
 
 PLANS = Path(__file__).parent / "plans"  # those that ship with the package
@@ -82,7 +83,7 @@ def read_plan(file: Path, *, data: Path | None = None) -> Plan:
     for key in ("recipe", "methods"):
         if key not in said:
             raise top.wrong(f"no {key}: add it")
-    tasks = once(said["tasks"], lambda v: v.choice(TASKS)) if "tasks" in said else tuple(TASKS)
+    tasks = once(said["tasks"], lambda v: v.choice(TASKS)) if "tasks" in said else known_tasks("table2")
     seeds = once(said["seeds"], Value.whole) if "seeds" in said else (0,)
     launch = read_launch(said["launch"]) if "launch" in said else Launch()
     written = [read_method(value, said, tasks) for value in said["methods"].fields().values()]

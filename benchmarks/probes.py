@@ -1,0 +1,218 @@
+"""The table of frozen features: linear SVMs by layer, few images, nearest neighbours. A pivot of the result files.
+
+Rows of different recipes, or of different data, never share a table.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmarks import bootstrap
+from benchmarks.bootstrap import LEVEL, RESAMPLES, interval
+from benchmarks.probe_notes import notes
+from benchmarks.published import NONE
+from benchmarks.results import Result, read_results, unpacked
+from benchmarks.rows import Measured, rows, spread, supervision
+from benchmarks.sections import Section, of_table, sections
+from benchmarks.table2 import Format
+from pretrain.files import Failed, Missing
+from transfer import TASKS, tasks
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "pool5")  # transfer.probes.features
+SIZES = (1, 2, 4, 8, 16, 32, 64, 96)  # transfer.probes.low_shot
+SHOWN = (1, 4, 16, 96)  # of the sizes, in the first table
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading, and what of a task's results stands under it: which metric, and where its replicates are kept."""
+
+    heading: str
+    task: str
+    metric: Callable[[Result], str]
+    replicates: Callable[[Result], str | None]  # None: they follow from the per-image scores
+
+
+def columns() -> list[Column]:
+    """conv1 … pool5, best layer, 1 … 96 images, k-NN."""
+    layers = [_fixed(layer, "svm", f"{layer}_map_sklearn", f"replicates_{layer}") for layer in LAYERS]
+    best = Column(
+        "Best layer", "svm", lambda r: f"{best_layer(r)}_map_sklearn", lambda r: f"replicates_{best_layer(r)}"
+    )
+    few = [_fixed(_images(k), "low-shot", f"k{k}_map_sklearn", f"replicates_k{k}") for k in SIZES]
+    return [*layers, best, *few, _fixed("k-NN", "knn", "map_sklearn", None)]
+
+
+def _fixed(heading: str, task: str, metric: str, replicates: str | None) -> Column:
+    return Column(heading, task, lambda _: metric, lambda _: replicates)
+
+
+def _images(k: int) -> str:
+    return "1 image" if k == 1 else f"{k} images"
+
+
+def best_layer(result: Result) -> str:
+    """The layer of an svm result that is best by cross-validation; a descriptor's only one."""
+    found = TASKS[result["task"]].load()
+    return str(found.best_layer(result["metrics"]))  # type: ignore[attr-defined]
+
+
+def report(results: Path, *, recipe: str | None, style: Format) -> str:
+    """The tables in `style`, ending in a newline; csv and json: a record for each row and column.
+
+    Raises Missing when there is no result to print.
+    """
+    chosen = sections(of_table("probes", read_results(results, recipe=recipe or "*")))
+    if not chosen:
+        raise Missing(
+            f"{results}: no probes{f' of recipe {recipe}' if recipe else ''}: run `bench transfer --task probes`"
+        )
+    if style == "markdown":
+        return "\n".join(map(markdown, chosen))
+    if style == "latex":
+        return "\n".join(frame(section, main()).to_latex(index=False, escape=True) for section in chosen)
+    records = [record for section in chosen for record in _records(section)]
+    if style == "json":
+        return json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+    return pd.DataFrame(records).to_csv(index=False)
+
+
+def main() -> list[Column]:
+    """The columns of the first table."""
+    hidden = {_images(k) for k in SIZES if k not in SHOWN}
+    return [column for column in columns() if column.heading not in hidden]
+
+
+def markdown(section: Section) -> str:
+    """One section: a heading, the table, all sizes of low-shot, the notes."""
+    few = [column for column in columns() if column.task == "low-shot"]
+    lines = [
+        f"## Frozen features, recipe `{section.recipe}`",
+        "",
+        f"mAP in percent: mean ± standard deviation over seeds (number of seeds) [{LEVEL}% bootstrap interval over the "
+        f"test images, {RESAMPLES} resamplings]. Data: {_data(section)}.",
+        "",
+        frame(section, main()).to_markdown(index=False, disable_numparse=True),
+        "",
+        *_control(section),
+    ]
+    if "low-shot" in section.data():
+        lines += ["Linear SVMs on the last layer, by the number of images a class:", ""]
+        lines += [frame(section, few).to_markdown(index=False, disable_numparse=True), ""]
+    return "\n".join([*lines, *(f"- {note}" for note in notes(section)), ""])
+
+
+def frame(section: Section, shown: Sequence[Column]) -> pd.DataFrame:
+    """A section's rows under some columns, and chance; columns without any result are left out."""
+    shown = [column for column in shown if column.task in section.data()]
+    table = [
+        {"Method": row.name, "Supervision": supervision(row)} | {c.heading: _cell(row, c) for c in shown}
+        for row in measured(section)
+    ]
+    chance = {"Method": "(chance)", "Supervision": NONE} | {c.heading: _chance(section, c.task) for c in shown}
+    return pd.DataFrame([*table, chance])
+
+
+def measured(section: Section) -> list[Measured]:
+    """The rows that have results, in Table 2's order; descriptors, which have no row there, come last."""
+    return [row for row in rows(section) if row.results]
+
+
+def _cell(row: Measured, column: Column) -> str:
+    own = _own(row, column)
+    if not own:
+        return NONE
+    low, high = _interval(own, column)
+    text = f"{spread(_values(own, column))} [{low:.1f}, {high:.1f}]"
+    if column.heading == "Best layer":
+        return f"{'/'.join(sorted({best_layer(result) for result in own}))}: {text}"
+    return text
+
+
+def _own(row: Measured, column: Column) -> list[Result]:
+    """The row's results that have a number for the column: a descriptor has no conv1."""
+    of_task = [result for result in row.results if result["task"] == column.task]
+    return [result for result in of_task if column.metric(result) in result["metrics"]]
+
+
+def _values(own: Sequence[Result], column: Column) -> list[float]:
+    return [100 * result["metrics"][column.metric(result)] for result in own]
+
+
+def _interval(own: Sequence[Result], column: Column) -> tuple[float, float]:
+    """As benchmarks.bootstrap has it: replicates shifted onto the score, averaged over seeds."""
+    if column.replicates(own[0]) is None:
+        return interval(bootstrap.replicates(own))
+    kept = [_kept(result, str(column.replicates(result)), column.metric(result)) for result in own]
+    return interval(np.mean(kept, axis=0))
+
+
+def _kept(result: Result, name: str, metric: str) -> NDArray[np.float64]:
+    """The replicates that a result keeps, in percent, with the score as their mean."""
+    from transfer.probes.scores import unpack
+
+    try:
+        values = 100 * unpack(unpacked(result["per_image"])[name])
+        if values.shape != (RESAMPLES,):
+            raise ValueError(f"{values.shape} replicates, not {RESAMPLES}")
+    except (KeyError, ValueError) as error:
+        row = f"{result['method']} {result['variant']}".strip()
+        raise Failed(
+            f"{row}, {result['task']}, seed {result['seed']}: its replicates cannot be read ({error}): "
+            "delete the result and run `bench transfer` again"
+        ) from error
+    return np.asarray(values - np.nanmean(values) + 100 * result["metrics"][metric])
+
+
+def _chance(section: Section, task: str) -> str:
+    """ "8.1 ± 0.5": of random rankings of the test labels."""
+    mean, deviation = _chances(section, task)
+    return f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _chances(section: Section, task: str) -> tuple[float, float]:
+    metric = f"chance_{TASKS[task].metric}"
+    metrics = [result["metrics"] for result in section.results if result["task"] == task]
+    mean, deviation = (100 * float(np.mean([m[f"{metric}{end}"] for m in metrics])) for end in ("", "_spread"))
+    return mean, deviation
+
+
+def _data(section: Section) -> str:
+    """Of all tasks at once where they agree, as they do unless a recipe changed."""
+    data = section.data()
+    return next(iter(data.values())) if len(set(data.values())) == 1 else "; ".join(f"{t} {d}" for t, d in data.items())
+
+
+def _control(section: Section) -> list[str]:
+    """The line of the positive control."""
+    del section  # the place for benchmarks.controls.control_line(section.results, "svm"), and an empty line
+    return []
+
+
+def _records(section: Section) -> Iterator[dict[str, Any]]:
+    """One for each row and column with a result: mean, deviation over seeds, interval; and one of chance a task."""
+    for row in measured(section):
+        for column in columns():
+            if own := _own(row, column):
+                values, (low, high) = _values(own, column), _interval(own, column)
+                deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                yield _record(section, row.name, column, float(np.mean(values)), deviation, len(own), (low, high))
+    for task in (task for task in tasks("probes") if task in section.data()):
+        mean, deviation = _chances(section, task)
+        yield _record(section, "(chance)", _fixed("", task, "", None), mean, deviation, None, (None, None))
+
+
+def _record(
+    section: Section, row: str, column: Column, mean: float, deviation: float | None, seeds: int | None,
+    between: tuple[float | None, float | None],
+) -> dict[str, Any]:  # fmt: skip
+    told = {"Recipe": section.recipe, "Data": _data(section), "Row": row, "Task": column.task, "Column": column.heading}
+    low, high = (None if value is None else round(value, 4) for value in between)
+    spread_ = None if deviation is None else round(deviation, 4)
+    return told | {"Mean": round(mean, 4), "Deviation": spread_, "Seeds": seeds, "Low": low, "High": high}
