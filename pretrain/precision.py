@@ -1,18 +1,20 @@
 """The precision that networks are computed in: float32, or bfloat16 where torch's autocast takes it."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
 from pretrain import Precision
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """A context in which convolutions and dense layers are computed in `precision`.
 
     Weights, their gradients and updates, losses, LRN and batch norm stay float32 in both. Fast on GPUs from Ampere
     on and on CPUs with avx512_bf16 or AMX; correct, but slow, elsewhere.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def full(device: torch.device) -> torch.autocast:

@@ -74,7 +74,7 @@ def test_the_encoder_is_inside_and_the_head_is_fresh(encoder):
 def test_full_size_head_is_caffenets(encoder):
     model, _ = build(encoder, RECIPES["paper"], seed=0, device=CPU)
     sizes = {name: sum(p.numel() for p in layer.parameters()) for name, layer in model.head.named_children()}
-    assert sizes == {"fc6": 37_752_832, "fc7": 16_781_312}
+    assert {name: size for name, size in sizes.items() if size} == {"fc6": 37_752_832, "fc7": 16_781_312}
     assert model.fc8.weight.shape == (20, 4096)
     assert math.isclose(model.head.fc6.weight.std().item(), 0.005, rel_tol=0.01)
     assert math.isclose(model.fc8.weight.std().item(), 0.01, rel_tol=0.01)

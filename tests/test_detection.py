@@ -18,8 +18,7 @@ from pretrain.randomness import reseed
 from transfer import detection, voc
 from transfer.detection import RECIPES, batch, data, distinct, evaluate, examples
 from transfer.detections import Detections, average_precision, chance, limited, suppressed
-from transfer.fast_rcnn import Predictor, Recipe, build, condition, model_input, target_statistics
-from transfer.head import Head
+from transfer.fast_rcnn import Predictor, Recipe, build, model_input, prepare, target_statistics
 from transfer.proposals import SelectiveSearch
 
 CPU = torch.device("cpu")
@@ -168,26 +167,27 @@ def test_box_targets_are_standardised_and_predictions_are_not() -> None:
     assert torch.allclose(boxes.view(2, 20, 4)[0, 3], target[0], atol=1e-4)
 
 
-def test_conditioning_standardises_conv5_and_keeps_the_encoder(devkit: Path, tmp_path: Path, encoder: Encoder) -> None:
-    recipe = dataclasses.replace(SHRUNK, head_width=256)
+def test_fresh_layers_are_fitted_to_the_pooled_proposals(devkit: Path, tmp_path: Path, encoder: Encoder) -> None:
+    recipe = dataclasses.replace(SHRUNK, head_width=256, conditioned=True, trunk_rate=0.5)
     inputs = [
         model_input(e, side=96, longest=200)[0] for e in examples(recipe, devkit, "trainval", None, cache=tmp_path)
     ]
     model = built(recipe)
-    head = model.roi_heads.box_head
     load_encoder(model.backbone.trunk, encoder)
-    pooled = torch.rand(3, 256, 6, 6)
-    assert torch.equal(head.eval()(pooled), Head.forward(head, pooled))  # nothing is changed unless asked
-    condition(model, inputs)
-    maps = [model.backbone(one["image"][None] - model.pixel_mean)["conv5"] for one in inputs]
-    values = torch.cat([((m - head.mean) / head.std)[0].flatten(1) for m in maps], dim=1)
-    assert torch.allclose(values.mean(1), torch.zeros(256), atol=1e-3)
-    assert (torch.isclose(values.std(1), torch.ones(256), atol=1e-3) | (values.std(1) == 0)).all()
-    assert head.fc6.weight.std().item() == pytest.approx((2 / 9216) ** 0.5, rel=0.02)
-    assert head.fc7.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.02)
-    assert not head.fc6.bias.any()
+    rates = prepare(model, inputs, recipe, seed=0)
+    heads, units = model.roi_heads, []
+    heads.box_head.fc7.register_forward_hook(lambda _layer, _x, y: units.append(y))
+    for one in inputs:
+        conv5 = model.backbone(one["image"][None] - model.pixel_mean)["conv5"]
+        given = one["proposals"].proposal_boxes
+        heads.box_head(heads.box_pooler([conv5], [given[:: max(1, len(given) // 64)]]))
+    assert torch.allclose(torch.cat(units).mean(0), torch.full((256,), 0.1), atol=1e-3)
+    assert torch.allclose(torch.cat(units).std(0, correction=0), torch.ones(256), atol=1e-3)
     state = model.backbone.trunk.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in encoder.tensors.items())
+    assert rates is not None
+    assert set(rates) == {f"backbone.trunk.{name}" for name in encoder.tensors}
+    assert prepare(built(recipe), inputs, dataclasses.replace(recipe, trunk_rate=None), seed=0) is None
 
 
 def test_statistics_of_box_targets(devkit: Path, tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_zero_fillers_are_a_dead_network_and_ours_is_not(
         step(*args, **kwargs)
 
     monkeypatch.setattr(segmentation.Step, "after_train_iter", record)
-    run = {"iterations": 8, "decay": 0.0, "score_bias_rate": 0.0}
+    run = {"iterations": 8, "decay": 0.0, "score_bias_rate": 0.0, "prepared": False, "trunk_rate": None}
     dead = trained(encoder, devkit, tmp_path / "dead", fc_std=(0.0, 0.0), fc_bias=0.0, **run)
     assert losses == pytest.approx([math.log(21)] * 16)
     losses.clear()
