@@ -34,7 +34,7 @@ def parameter_groups(
     """SGD groups as in Caffe's prototxts: biases at `bias_rate` × the rate and `bias_decay` × the decay.
 
     Frozen parameters (requires_grad False) are left out. `own`: parameters with a multiplier of the rate of their
-    own, by name; a group each.
+    own, by name; a group each, without decay, which would depend on their scale.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     alike = {name: p for name, p in trained.items() if name not in (own or {})}
@@ -44,8 +44,7 @@ def parameter_groups(
         groups.append({"params": chosen, "lr": rate * its_rate, "weight_decay": decay * its_decay})
     for name, factor in (own or {}).items():
         if name in trained:
-            its_decay = bias_decay if name.endswith("bias") else 1.0
-            groups.append({"params": [trained[name]], "lr": rate * factor, "weight_decay": decay * its_decay})
+            groups.append({"params": [trained[name]], "lr": rate * factor, "weight_decay": 0.0})
     return groups
 
 

@@ -162,5 +162,5 @@ def optimizer(model: nn.Module, recipe: Recipe, *, own: Mapping[str, float] | No
         {"params": [p for n, p in trained.items() if n not in own]},
         {"params": [bias], "lr": recipe.rate * recipe.score_bias_rate, "weight_decay": 0.0},
     ]
-    groups += [{"params": [trained[n]], "lr": recipe.rate * factor} for n, factor in own.items()]
+    groups += [{"params": [trained[n]], "lr": recipe.rate * factor, "weight_decay": 0.0} for n, factor in own.items()]
     return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, weight_decay=recipe.decay)
