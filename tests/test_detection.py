@@ -326,7 +326,32 @@ def test_candidates_are_limited_per_image_and_class_before_suppression() -> None
         assert torch.equal(kept.sort().values, best[:, label].sort().values[-3:])
     given.proposal_boxes.tensor[:4] += 32
     given.proposal_boxes.tensor[0] += 5  # less than half a cell
-    assert len(distinct(given)) == 2
+    once = distinct(given)
+    assert once.proposal_boxes.tensor[:, 0].tolist() == [37, 0]
+    assert once.copies.tolist() == [4, 4]
+
+
+def test_proposals_that_coincide_are_computed_once_and_counted_each() -> None:
+    """FR's im_detect: scores and boxes of the first of them are mapped back to all, and fill the limits before NMS."""
+    corners = [0.0, 208.0, 1.0, 400.0, 2.0, 209.0]  # 3, 2 and 1 in the same cells of 16
+    boxes = torch.tensor([[x, x, x + 90, x + 90] for x in corners])
+    given = Instances((600, 600), proposal_boxes=Boxes(boxes))
+    once = distinct(given)
+    assert once.proposal_boxes.tensor[:, 0].tolist() == [0, 208, 400]
+    assert once.copies.tolist() == [3, 2, 1]
+    draws = torch.Generator().manual_seed(0)
+    logits, deltas = torch.randn(3, 21, generator=draws), torch.randn(3, 80, generator=draws) / 10
+    back = [0, 1, 0, 2, 0, 1]
+    whole = Instances((600, 600), proposal_boxes=Boxes(once.proposal_boxes.tensor[back]))
+    for most in (100, 4):
+        predictor = built(dataclasses.replace(SHRUNK, most_per_image=most)).roi_heads.box_predictor
+        ((mapped,), _) = predictor.inference((logits, deltas), [once])
+        ((expected,), _) = predictor.inference((logits[back], deltas[back]), [whole])
+        assert len(mapped) == 20 * min(most, 6)
+        for label in range(20):
+            rows = [torch.cat([o.scores[:, None], o.pred_boxes.tensor], 1)[o.pred_classes == label]
+                    for o in (mapped, expected)]  # fmt: skip
+            assert torch.equal(*(found[found[:, 0].argsort(stable=True)] for found in rows))
 
 
 def test_chance_is_what_the_wrong_images_earn() -> None:

@@ -116,6 +116,33 @@ def test_blocks_are_squares() -> None:
     assert corners.max() > 4  # several squares, not one
 
 
+def catmull_rom(noise: torch.Tensor, *, low: int, side: int) -> torch.Tensor:
+    """Torch 7's image.scale of 600 cells to 10000 pixels, at pixels low … low + side, in double precision."""
+    place = (torch.arange(low, low + side, dtype=torch.float64) + 0.5) * 599 / 9999 - 0.5
+    first, x = place.floor().long(), place - place.floor()
+    taps = (-x + 2 * x**2 - x**3, 2 - 5 * x**2 + 3 * x**3, x + 4 * x**2 - 3 * x**3, x**3 - x**2)
+    weights = torch.zeros(side, len(noise), dtype=torch.float64)
+    for k, tap in enumerate(taps):
+        weights[torch.arange(side), first + k - 1] = tap / 2
+    return weights @ noise.double() @ weights.T
+
+
+def test_patterns_are_torch_7_s_windows() -> None:
+    """Drawn again until the coverage fits; as many fit as of windows of a whole 10000×10000 field (10.6% of 20,000)."""
+    side, cells, tries = 227, 20, 0
+    for seed in range(20):
+        draws = seeded(seed)
+        for _ in range(200):
+            noise = torch.rand(1, 1, cells, cells, generator=draws)[0, 0]
+            low = int(torch.randint(32, 48, (), generator=draws))
+            expected, tries = catmull_rom(noise, low=low, side=side) < 0.25, tries + 1
+            if 0.2 < expected.double().mean() < 0.3:
+                break
+        mask = random_pattern(1, side, seeded(seed))[0, 0]
+        assert (mask != expected).sum() <= 2  # float32 at the threshold
+    assert 0.06 < 20 / tries < 0.17
+
+
 def test_patterns_are_smooth() -> None:
     """One noise cell is 16.7 pixels: few neighbours differ, where white noise would differ in 3 of 8."""
     mask = random_pattern(8, 227, seeded(0))

@@ -221,9 +221,14 @@ def detect(model: Any, test: Sequence[Example], recipe: Recipe) -> Detections:
 
 
 def distinct(given: Any) -> Any:
-    """One of all proposals that are the same after rounding to the feature map's cells, as in FR."""
+    """The first of all proposals that are the same after rounding to the feature map's cells, and in `copies` how
+    many there are: as in FR, one is computed, and its scores and boxes then count for each (fast_rcnn.Predictor).
+    """
     cells = (given.proposal_boxes.tensor / STRIDE).round().numpy()
-    return given[torch.from_numpy(np.sort(np.unique(cells, axis=0, return_index=True)[1]))]
+    _, first, copies = np.unique(cells, axis=0, return_index=True, return_counts=True)
+    chosen = given[torch.from_numpy(np.sort(first))]
+    chosen.copies = torch.from_numpy(copies[np.argsort(first)])
+    return chosen
 
 
 def evaluate(

@@ -146,15 +146,21 @@ class Predictor(FastRCNNOutputLayers):  # type: ignore[misc]
     def inference(self, predictions: tuple[Tensor, Tensor], given: list[Any]) -> Any:
         """Each image's best `most_per_image` candidates of each class, clipped, not yet suppressed.
 
-        FR counts its limit per class over the whole image set before NMS; so NMS waits until then.
+        FR counts its limit per class over the whole image set before NMS; so NMS waits until then. A proposal with
+        `copies` counts as so many candidates, all with its scores and its boxes: FR maps both back to the proposals
+        that coincide with it (its im_detect), which fills the limits, until NMS leaves one of them.
         """
         if not all(values.isfinite().all() for values in predictions):  # detectron2 would drop them silently
             raise Failed(f"detection: some predictions are not finite, training diverged: {REMEDY}")
-        kept = []
-        for scores in self.predict_probs(predictions, given):
+        kept, boxes = [], []
+        predicted = self.predict_probs(predictions, given), self.predict_boxes(predictions, given)
+        for proposals, scores, found in zip(given, *predicted, strict=True):
+            if proposals.has("copies"):
+                scores, found = (values.repeat_interleave(proposals.copies, dim=0) for values in (scores, found))
             best = scores.topk(min(self.most_per_image, len(scores)), dim=0)
             kept.append(torch.full_like(scores, -1.0).scatter(0, best.indices, best.values))
-        boxes, sizes = self.predict_boxes(predictions, given), [g.image_size for g in given]
+            boxes.append(found)
+        sizes = [g.image_size for g in given]
         return fast_rcnn_inference(boxes, kept, sizes, score_thresh=0.0, nms_thresh=1.0, topk_per_image=-1)
 
 
