@@ -57,8 +57,8 @@ def test_a_duplicate_is_a_neighbour_but_an_image_is_not_its_own():
 
 
 def test_zero_features_score_zero():
-    train, labels = np.zeros((4, 3), np.float32), np.full((4, 20), 1)
-    assert not knn.votes(*knn.nearest(train, train, 2), labels).any()
+    train, test, labels = np.zeros((4, 3), np.float32), np.zeros((2, 3), np.float32), np.full((4, 20), 1)
+    assert not knn.votes(*knn.nearest(train, test, 2), labels).any()
 
 
 def test_knn_from_an_encoder_to_its_scores(encoder, tiny, work):

@@ -52,7 +52,7 @@ def test_a_rotation_changes_no_score(images, numbers, cost):
             plain = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=dual, tol=1e-9, max_iter=100_000, random_state=0)
             plain.fit(train[known].astype(np.float64), labels[known, column])
             expected = plain.decision_function(test.astype(np.float64))
-            np.testing.assert_allclose(found[:, column], expected, atol=2e-3)
+            np.testing.assert_allclose(found[:, column], expected, atol=5e-3)
 
 
 def test_rows_that_are_not_of_full_rank_rotate_too():
@@ -121,9 +121,10 @@ def test_packed_ranks_give_every_map_exactly(case):
     kept = scores.per_image(found, labels)
     for metric in ("sklearn", "trapezoid", "11point"):
         whole = average_precisions(found, labels, metric=metric)
-        assert average_precisions(kept["ranks"].astype(float), labels, metric=metric, tie=0.0) == whole
+        again = average_precisions(kept["ranks"].astype(float), labels, metric=metric, tie=0.0)
+        assert again == pytest.approx(whole, abs=1e-14)  # another order of summation
     weights = resamplings(images)[:50]
-    assert np.array_equal(scores.resampled(kept, weights), resampled_map(found, labels, weights), equal_nan=True)
+    np.testing.assert_allclose(scores.resampled(kept, weights), resampled_map(found, labels, weights), atol=1e-14)
     assert len(np.unique(kept["ranks"][:, 0])) <= 2 * (labels[:, 0] > 0).sum() + 2
 
 
