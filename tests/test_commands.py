@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,12 +22,13 @@ import transfer
 from benchmarks import cli, commands
 from benchmarks.results import read_result
 from pretrain.alexnet import AlexNet, Receipt, read_encoder
-from transfer import TASKS
+from transfer import TASKS, tasks
 
 SHRINK = {
     "classification": {"iterations": 4, "batch": 2, "width": 16, "crops": 1},
     "detection": {"iterations": 4, "width": 16, "max_boxes": 40},
     "segmentation": {"iterations": 4, "width": 16},
+    "low-shot": {"samples": 1},
 }
 
 
@@ -64,7 +66,7 @@ def test_from_pixels_to_the_table(here, shrunk, capsys):
     code, out, _ = bench(capsys, "transfer", "--task", "all")
     assert code == 0
     paths = [here / line for line in out.splitlines()]
-    assert [p.name for p in paths] == [f"{task}-seed0.json" for task in TASKS]
+    assert [p.name for p in paths] == [f"{task}-seed0.json" for task in tasks("table2")]
     for path in paths:
         result = read_result(path)
         assert result["receipt"] == {"loaded": 10, "expected": 10}
@@ -150,6 +152,33 @@ def test_a_method_and_a_task_are_one_line_each(here, shrunk, capsys, monkeypatch
     assert header.split("|")[-2].strip() == "Depth"
     assert "nothing at all" in row
     assert "25.0 (1)" in row
+
+
+def test_probes_from_an_encoder_and_from_none_to_their_table(here, shrunk, capsys):
+    """They neither need nor fill Table 2; finished ones are reused; a plan runs them."""
+    bench(capsys, "pretrain", "--method", "random")
+    for source in ((), ("--features", "hog")):
+        code, out, err = bench(capsys, "transfer", "--task", "probes", *source)
+        assert code == 0, err
+        names = [Path(line).name for line in out.splitlines()]
+        assert names == ["svm-seed0.json", "low-shot-seed0.json", "knn-seed0.json"]
+        result = read_result(here / out.splitlines()[0])
+        tensors = 0 if source else 10
+        assert result["receipt"] == {"loaded": tensors, "expected": tensors}
+        assert (result["encoder"]["architecture"] is None) == bool(source)
+    assert result["method"] == "hog"
+    assert bench(capsys, "transfer", "--task", "probes", "--features", "hog")[2].count("finished, reused") == 3
+    assert bench(capsys, "table2")[0] == 3
+    code, out, _ = bench(capsys, "probes")
+    assert code == 0
+    rows = [[cell.strip() for cell in line.split("|")] for line in out.splitlines() if line.startswith("| ")]
+    assert rows[0][3:10] == ["conv1", "conv2", "conv3", "conv4", "conv5", "pool5", "Best layer"]
+    assert [row[1] for row in rows[1:4]] == ["Random Gaussian", "hog", "(chance)"]
+    assert rows[2][3:9] == ["–"] * 6
+    assert rows[2][9].startswith("hog: ")
+    assert re.fullmatch(r"\d+\.\d ± \d+\.\d", rows[3][3])
+    code, out, err = bench(capsys, "transfer", "--task", "all", "--features", "hog")
+    assert (code, out, err.count("\n")) == (2, "", 1)
 
 
 def test_a_pickle_is_never_opened(here, capsys):
@@ -253,7 +282,7 @@ def kill_after_a_checkpoint(process, folder, *, how=signal.SIGKILL):
     process.wait(timeout=60)
 
 
-@pytest.mark.parametrize("command", ["pretrain", *TASKS])
+@pytest.mark.parametrize("command", ["pretrain", *tasks("table2"), "svm"])
 def test_killed_and_started_again_is_the_same(command, tiny, tmp_path, encoder_file):
     """kill -9 behind the first checkpoint; the same command again ends with the same bits."""
     longer = {task: changes | {"iterations": 16} for task, changes in SHRINK.items() if task == command}

@@ -373,3 +373,13 @@ def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
             assert mine
     finally:
         os.kill(int(child), signal.SIGKILL)
+
+
+def test_probes_of_a_descriptor_are_a_grid_too(grid, run, sums):
+    """No encoder to make; the table of frozen features ends it."""
+    grid("  hog: {features: hog}", tasks="knn")
+    assert sums() == "1 cells: 0 done, 0 stale, 1 missing; encoders to make: 0"
+    code, out, err = run()
+    assert code == 0, err
+    assert out.startswith("## Frozen features, recipe `tiny`")
+    assert sums() == "1 cells: 1 done, 0 stale, 0 missing; encoders to make: 0"

@@ -10,6 +10,7 @@ from benchmarks.grid.plan import PLANS, Launch, find_plan, read_plan
 from pretrain import METHODS
 from pretrain.alexnet import AlexNet, save_encoder
 from pretrain.files import Missing, Usage
+from transfer import tasks
 
 WHOLE = """\
 recipe: tiny
@@ -97,6 +98,17 @@ def test_a_whole_plan_is_read(plan, tiny, mine):
     )
 
 
+def test_descriptors_are_rows_of_probes(plan):
+    """Without `tasks` a plan means those of Table 2; a descriptor has to name others."""
+    text = "recipe: tiny\ndata: {tiny}\nmethods:\n  gradients: {{features: hog}}\n  random:\n"
+    read = plan(text + "tasks: [svm, knn]\n")
+    assert [(entry.rows(), entry.tasks) for entry in read.entries] == [
+        (["hog"], ("svm", "knn")),
+        (["random"], ("svm", "knn")),
+    ]
+    assert list(plan(text.replace("  gradients: {{features: hog}}\n", "")).read) == [*tasks("table2")]
+
+
 WRONG = {  # what is written instead of what → line, said
     "not YAML": ("variants: [raw, rescaled]\n", "variants: [raw\n", 15, "not YAML"),
     "a tab": ("    method: auto", "\tmethod: auto", 8, "not YAML"),
@@ -143,6 +155,9 @@ WRONG = {  # what is written instead of what → line, said
     "a name too long": ("data: ", f"data: {'a' * 300}", 2, "data: a name of more than 255 bytes"),
     "nobody's home": ("data: ", "data: ~nobody-here", 2, "nobody here has such a home folder"),
     "data of no name": ("data: ", "data: # ", 2, "plan.yaml:2: data: needs one word or number"),
+    "features of no name": ("  random:", "  sift: {features: sift}", 5, "no 'sift'; there are colour-histogram, hog"),
+    "features that are tuned": ("  random:", "  hog: {features: hog}", 5, "classification trains an encoder: give `"),
+    "features that are trained": ("  random:", "  hog: {features: hog, batch: 2}", 5, "features are not trained: leav"),
     "a variant of nothing": ("images: [images]\n", "", 4, "methods.random: the rescaled variant is balanced on images"),
 }  # fmt: skip
 ABSENT = {

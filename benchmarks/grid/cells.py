@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks import commands
-from benchmarks.grid.encoders import AnyEncoder, Given, Places, Rescaling, Training, encoder, there
+from benchmarks.grid.encoders import AnyEncoder, Given, Places, Rescaling, Training, encoder, source, there
 from benchmarks.grid.plan import Plan
 from benchmarks.results import read_result, result_path, same_run
 from benchmarks.run import transfer
-from pretrain.alexnet import read_encoder
 from pretrain.files import Failed
 from transfer import Data
 
@@ -58,7 +57,7 @@ class Cell:
     def run(self) -> None:
         """Transfer, test, score; or go on; or find it done."""
         transfer(
-            read_encoder(there(self.encoder)),
+            source(there(self.encoder)),
             tasks=[self.task],
             recipe=self.recipe,
             data=self.data,

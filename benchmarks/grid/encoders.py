@@ -18,6 +18,7 @@ from pretrain.rescale import IMAGES
 from pretrain.rescaled import rescale
 from pretrain.store import Source
 from pretrain.train import Config, finished, pretrain, same_training
+from transfer.probes.descriptors import Descriptor
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,12 @@ class Places:
     device: str | None = None
 
 
+DESCRIBED = "features:"  # before a descriptor's name, where a plan's job names the encoder's file
+
+
 @dataclass(frozen=True)
 class Given:
-    """An encoder that the plan gives as a file."""
+    """An encoder that the plan gives as a file, or a descriptor in its place ("features:hog")."""
 
     row: str
     path: Path
@@ -140,9 +144,15 @@ def there(made: AnyEncoder) -> Path:
     raise Failed(f"{made.row}: its encoder is gone: run the plan again")
 
 
-def encoder(path: Path) -> Encoder:
-    """An encoder file, read once for as long as it stays the same."""
-    return _encoder(path, path.stat().st_mtime_ns)
+def source(path: Path) -> Encoder | Descriptor:
+    """What lies at `path`, read anew, or the descriptor that it names."""
+    name = str(path)
+    return Descriptor(name.removeprefix(DESCRIBED)) if name.startswith(DESCRIBED) else read_encoder(path)
+
+
+def encoder(path: Path) -> Encoder | Descriptor:
+    """The same, read once for as long as it stays the same."""
+    return source(path) if str(path).startswith(DESCRIBED) else _encoder(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
@@ -161,7 +171,7 @@ def _sha256(said: dict[str, Any]) -> Any:
     return (said.get("dataset") or {}).get("sha256")
 
 
-def _drawn(said: dict[str, Any], source: Encoder | None) -> bool:
+def _drawn(said: dict[str, Any], source: Encoder | Descriptor | None) -> bool:
     """Whether a rescaling's record is of `source` (None: of whichever), with the images that ours draws."""
     ours = (said.get("images"), said.get("seed")) == (IMAGES, 0)
     return ours and (source is None or said.get("source") == source.sha256)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks import commands
+from benchmarks.grid.encoders import DESCRIBED
 from benchmarks.grid.lines import Value
 from pretrain import METHODS, Folders, method_module, row_name
 from pretrain.alexnet import read_encoder
@@ -15,12 +16,13 @@ from pretrain.files import Failed, Missing
 from pretrain.images import find_all
 from pretrain.masks import mask_files
 from pretrain.train import Config, configure
+from transfer.probes.descriptors import DESCRIPTORS
 from transfer.voc import find_devkit
 
 VARIANTS = ("raw", "rescaled")
 KINDS = ("images", "videos", "shapes")
 BUDGET = ("mask", "loss", "iterations", "batch", "rate", "budget", "seed", "label")
-KEYS = ("method", *BUDGET, *KINDS, "encoder", "variants", "tasks")
+KEYS = ("method", *BUDGET, *KINDS, "encoder", "features", "variants", "tasks")
 LABEL = r"[A-Za-z0-9_.+-]{0,100}"
 Read = TypeVar("Read")
 
@@ -59,6 +61,7 @@ class Written:
     encoder: Value | None
     variants: tuple[str, ...]
     tasks: tuple[str, ...]
+    features: str | None = None
 
 
 def read_method(value: Value, above: dict[str, Value], tasks: tuple[str, ...]) -> Written:
@@ -75,12 +78,24 @@ def read_method(value: Value, above: dict[str, Value], tasks: tuple[str, ...]) -
     chosen = once(variants, lambda v: v.choice(VARIANTS)) if variants else ("raw",)
     own = once(said["tasks"], lambda v: v.choice(tasks)) if "tasks" in said else tasks
     encoder = said.get("encoder")
+    if features := said.get("features"):
+        return _described(value, features, said, own)
     if encoder and (other := [key for key in said if key not in ("encoder", "variants", "tasks", "images")]):
         raise said[other[0]].wrong("an encoder file is not trained: leave this out")
     method = "" if encoder else said["method"].choice(METHODS) if "method" in said else value.key
     if not encoder and method not in METHODS:
         raise value.wrong(f"no method of this name: give it a `method`, one of {', '.join(METHODS)}, or an `encoder`")
     return Written(value, method, _options(method, said), folders, stills, encoder, chosen, own)
+
+
+def _described(value: Value, features: Value, said: dict[str, Value], own: tuple[str, ...]) -> Written:
+    """A descriptor in an encoder's place, for probes alone."""
+    if other := [key for key in said if key not in ("features", "tasks")]:
+        raise said[other[0]].wrong("features are not trained: leave this out")
+    name = features.choice(DESCRIPTORS)
+    with at(features):
+        commands.check_probes(own, f"features: {name}")
+    return Written(value, "", {}, {}, [], None, ("raw",), own, features=name)
 
 
 def once(value: Value, read: Callable[[Value], Read]) -> tuple[Read, ...]:
@@ -122,6 +137,9 @@ def resolve(written: Written, data: Path, *, embedded: bool) -> Entry:
 
     Raises Missing or Usage, naming the line, when it is not there or does not fit.
     """
+    if written.features:
+        file = Path(DESCRIBED + written.features)
+        return Entry(file, Folders(), (), written.variants, written.tasks, written.features)
     folders = {kind: tuple(_folder(value, data) for value in values) for kind, values in written.folders.items()}
     tiny = embedded and not (folders.get("images") or folders.get("videos"))
     given = commands.embedded(written.method) if tiny and written.method else Folders(**folders)

@@ -9,6 +9,7 @@ Everything is checked before anything starts; an error names the file and the li
       context: {mask: random-region, iterations: 500, batch: 32, rate: 5e-4}
       long: {method: context, label: long, iterations: 5000}
       mine: {encoder: mine.safetensors, variants: [raw]}
+      hog: {features: hog, tasks: [svm, low-shot, knn]}    # no encoder, for the probes alone
     variants: [raw, rescaled]        # of every method that names none itself (default: raw)
     tasks: [classification]          # (default: Table 2's); a method may name some of them
     seeds: [0, 1]                    # of the transfer (default: 0)

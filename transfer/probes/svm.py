@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pretrain.files import load_checkpoint, save_checkpoint
 from pretrain.progress import Progress, log
 from transfer import Outcome, voc
 from transfer.probes import images, scores
@@ -36,22 +37,28 @@ def evaluate(source: Source, recipe: Recipe, devkit: Path, *, seed: int, work: P
     metrics: <layer>_map_sklearn, _map_trapezoid, _map_11point of each layer; cv_<layer>, the mean over classes
     of the best cross-validated AP; map_sklearn (the headline), …, of the last layer, pool5; best_map_sklearn, …, of
     the layer whose cv is highest; chance_map_sklearn and its spread. per_image also keeps the replicates of each
-    layer. Raises Failed when a feature is not finite.
+    layer. What `work` holds of layers that are done is not computed again. Raises Failed when a feature is not finite.
     """
     features = read(source, recipe, devkit, work=work, device=device)
+    labels = features.test.labels
+    done = load_checkpoint(work / "checkpoint.pt") or {}
     metrics: dict[str, float] = {}
     kept = {}
     with Progress("svm", total=len(features.layers)) as shown:
         for layer in features.layers:
-            found, cv = _layer(*features.layer(layer), features.train.labels, recipe.machine, seed=seed, name=layer)
-            metrics |= scores.maps(found, features.test.labels, prefix=f"{layer}_") | {f"cv_{layer}": cv}
-            kept[f"replicates_{layer}"] = scores.pack(scores.replicates(found, features.test.labels))
+            if layer not in done:
+                done[layer] = _layer(
+                    *features.layer(layer), features.train.labels, recipe.machine, seed=seed, name=layer
+                )
+                save_checkpoint(work / "checkpoint.pt", done)
+            found, cv = done[layer][0].numpy(), done[layer][1]
+            metrics |= scores.maps(found, labels, prefix=f"{layer}_") | {f"cv_{layer}": cv}
+            kept[f"replicates_{layer}"] = scores.pack(scores.replicates(found, labels))
             shown.step(f"{layer} {100 * metrics[f'{layer}_map_sklearn']:.1f}")
     best = best_layer(metrics)
     for definition in scores.DEFINITIONS:
         metrics[f"map_{definition}"] = metrics[f"{layer}_map_{definition}"]
         metrics[f"best_map_{definition}"] = metrics[f"{best}_map_{definition}"]
-    labels = features.test.labels
     per_class = dict(zip(voc.CLASSES, average_precisions(found, labels, metric="sklearn"), strict=True))
     metrics |= scores.chance(labels, "map_sklearn")
     return Outcome(metrics, per_class, features.receipt, {**scores.per_image(found, labels), **kept})
@@ -59,7 +66,7 @@ def evaluate(source: Source, recipe: Recipe, devkit: Path, *, seed: int, work: P
 
 def _layer(
     train: Rows, test: Rows, labels: Labels, machine: Machine, *, seed: int, name: str
-) -> tuple[voc.Floats, float]:
+) -> tuple[torch.Tensor, float]:
     """Training rows, test rows, training labels → test images×classes scores, and the cross-validated mAP."""
     if not train.any():
         log(f"svm: {name} is zero on every training image: its score is that of a ranking of ties")
@@ -68,7 +75,7 @@ def _layer(
         rows, tests = rotated(train, test)
         found = all_scores(rows, labels, tests, costs=best_costs(aps, machine), machine=machine)
     known = aps.max(axis=0)[~np.isnan(aps).all(axis=0)]
-    return found, float(known.mean()) if len(known) else 0.0
+    return torch.from_numpy(found), float(known.mean()) if len(known) else 0.0
 
 
 def best_layer(metrics: dict[str, float]) -> str:
