@@ -53,7 +53,7 @@ PAPER = Recipe(
 SHORT = replace(
     PAPER,
     name="quick", published=False,
-    iterations=500, rate=1e-2, rate_every=350, images_per_batch=4, rois_per_image=32, foreground_fraction=0.5,
+    iterations=500, rate=3e-3, rate_every=350, images_per_batch=4, rois_per_image=32, foreground_fraction=0.5,
     head_width=512, conditioned=True, dropout=0.0, trunk_rate=0.3,
 )  # fmt: skip
 # Fast R-CNN as it was published: one scale, 40k iterations. From scratch it ends 10 points lower (5.2).

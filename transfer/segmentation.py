@@ -44,7 +44,7 @@ PREPARED_ON = 32  # images
 # The same FCN-32s for a few thousand images instead of two million: fresh layers fitted to the encoder, no dropout,
 # and a weighted loss, for otherwise nothing outweighs background's three quarters so early.
 SHRUNK: dict[str, Any] = {"train": "train", "conv1_pad": 20, "fc6_pad": 3, "width": 512, "accumulate": 4}
-SHRUNK |= {"dropout": 0.0, "rate": 1e-2, "prepared": True, "trunk_rate": 0.3}
+SHRUNK |= {"dropout": 0.0, "rate": 4e-3, "prepared": True, "trunk_rate": 0.3}
 RECIPES = {
     "tiny": Recipe("tiny", test="val", side=128, background_weight=0.15, iterations=360, **SHRUNK),
     "quick": Recipe("quick", test="seg11valid", side=224, background_weight=0.1, iterations=500, **SHRUNK),
