@@ -237,6 +237,12 @@ def table2(options: argparse.Namespace) -> Answer:
     )
 
 
+def summary(options: argparse.Namespace) -> Answer:
+    from benchmarks.summary import report
+
+    return 0, report(options.results, recipe=options.recipe)
+
+
 def probes(options: argparse.Namespace) -> Answer:
     from benchmarks.probes import report
 

@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(subparsers)
     _add_table2(subparsers)
     _add_probes(subparsers)
+    _add_summary(subparsers)
     _add_compare(subparsers)
     _add_data(subparsers)
     doctor = subparsers.add_parser(
@@ -270,6 +271,17 @@ def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     _add_results(parser)
     parser.set_defaults(command=commands.table2)
+
+
+def _add_summary(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "summary",
+        help="print the short table: frozen and fine-tuned features side by side",
+        description="Print a row a method, controls first: linear SVMs on frozen features, and the columns of Table 2.",
+    )
+    parser.add_argument("--recipe", metavar="NAME", default="quick", help="(default: quick)")
+    _add_results(parser)
+    parser.set_defaults(command=commands.summary)
 
 
 def _add_probes(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

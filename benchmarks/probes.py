@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from benchmarks import bootstrap
 from benchmarks.bootstrap import LEVEL, RESAMPLES, interval
+from benchmarks.controls import control_lines
+from benchmarks.letters import letters
 from benchmarks.probe_notes import notes
 from benchmarks.published import NONE
 from benchmarks.results import Result, read_results, unpacked
 from benchmarks.rows import Measured, rows, spread, supervision
 from benchmarks.sections import Section, of_table, sections
-from benchmarks.table2 import Format
+from benchmarks.table2 import LETTERS, Format
 from pretrain.files import Failed, Missing
 from transfer import TASKS, tasks
 
@@ -100,20 +102,22 @@ def markdown(section: Section) -> str:
         "",
         frame(section, main()).to_markdown(index=False, disable_numparse=True),
         "",
-        *_control(section),
     ]
     if "low-shot" in section.data():
         lines += ["Linear SVMs on the last layer, by the number of images a class:", ""]
         lines += [frame(section, few).to_markdown(index=False, disable_numparse=True), ""]
-    return "\n".join([*lines, *(f"- {note}" for note in notes(section)), ""])
+    control = control_lines(section.results, [task for task in tasks("probes") if task in section.data()])
+    return "\n".join([*lines, f"- {control}.", *(f"- {note}" for note in [LETTERS, *notes(section)]), ""])
 
 
 def frame(section: Section, shown: Sequence[Column]) -> pd.DataFrame:
     """A section's rows under some columns, and chance; columns without any result are left out."""
     shown = [column for column in shown if column.task in section.data()]
+    found = measured(section)
+    cells = {c.heading: column_cells(found, c) for c in shown}
     table = [
-        {"Method": row.name, "Supervision": supervision(row)} | {c.heading: _cell(row, c) for c in shown}
-        for row in measured(section)
+        {"Method": row.name, "Supervision": supervision(row)} | {name: own[i] for name, own in cells.items()}
+        for i, row in enumerate(found)
     ]
     chance = {"Method": "(chance)", "Supervision": NONE} | {c.heading: _chance(section, c.task) for c in shown}
     return pd.DataFrame([*table, chance])
@@ -124,12 +128,16 @@ def measured(section: Section) -> list[Measured]:
     return [row for row in rows(section) if row.results]
 
 
-def _cell(row: Measured, column: Column) -> str:
-    own = _own(row, column)
-    if not own:
-        return NONE
-    low, high = _interval(own, column)
-    text = f"{spread(_values(own, column))} [{low:.1f}, {high:.1f}]"
+def column_cells(found: Sequence[Measured], column: Column) -> list[str]:
+    """Row by row a column's cells: "59.4 ± 0.1 (5) [55.0, 63.9] a"."""
+    kept = {i: _replicates(own, column) for i, row in enumerate(found) if (own := _own(row, column))}
+    marks = dict(zip(kept, letters(list(kept.values())), strict=True))
+    return [_cell(row, column, kept[i], marks[i]) if i in kept else NONE for i, row in enumerate(found)]
+
+
+def _cell(row: Measured, column: Column, kept: NDArray[np.float64], mark: str) -> str:
+    own, (low, high) = _own(row, column), interval(kept)
+    text = f"{spread(_values(own, column))} [{low:.1f}, {high:.1f}]{f' {mark}' if mark else ''}"
     if column.heading == "Best layer":
         return f"{'/'.join(sorted({best_layer(result) for result in own}))}: {text}"
     return text
@@ -145,12 +153,12 @@ def _values(own: Sequence[Result], column: Column) -> list[float]:
     return [100 * result["metrics"][column.metric(result)] for result in own]
 
 
-def _interval(own: Sequence[Result], column: Column) -> tuple[float, float]:
+def _replicates(own: Sequence[Result], column: Column) -> NDArray[np.float64]:
     """As benchmarks.bootstrap has it: replicates shifted onto the score, averaged over seeds."""
     if column.replicates(own[0]) is None:
-        return interval(bootstrap.replicates(own))
+        return bootstrap.replicates(own)
     kept = [_kept(result, str(column.replicates(result)), column.metric(result)) for result in own]
-    return interval(np.mean(kept, axis=0))
+    return np.asarray(np.mean(kept, axis=0))
 
 
 def _kept(result: Result, name: str, metric: str) -> NDArray[np.float64]:
@@ -189,18 +197,12 @@ def _data(section: Section) -> str:
     return next(iter(data.values())) if len(set(data.values())) == 1 else "; ".join(f"{t} {d}" for t, d in data.items())
 
 
-def _control(section: Section) -> list[str]:
-    """The line of the positive control."""
-    del section  # the place for benchmarks.controls.control_line(section.results, "svm"), and an empty line
-    return []
-
-
 def _records(section: Section) -> Iterator[dict[str, Any]]:
     """One for each row and column with a result: mean, deviation over seeds, interval; and one of chance a task."""
     for row in measured(section):
         for column in columns():
             if own := _own(row, column):
-                values, (low, high) = _values(own, column), _interval(own, column)
+                values, (low, high) = _values(own, column), interval(_replicates(own, column))
                 deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
                 yield _record(section, row.name, column, float(np.mean(values)), deviation, len(own), (low, high))
     for task in (task for task in tasks("probes") if task in section.data()):

@@ -59,12 +59,12 @@ def _records(section: Section) -> list[dict[str, str]]:
 
 def frame(section: Section) -> pd.DataFrame:
     """A section as the paper's six columns and the hardware; the paper's seven rows keep their place."""
-    chance = {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE, "Hardware": NONE}
-    chance |= {column: _chance(section, task) for task, column in columns().items()}
+    last = {"Method": "(chance)", "Supervision": NONE, "Pre-training time": NONE, "Hardware": NONE}
+    last |= {column: chance(section, task) for task, column in columns().items()}
     measured = rows(section)
     letters = {task: marks(measured, task) for task in columns()}
     told = [_cells(row, {task: letters[task][i] for task in letters}) for i, row in enumerate(measured)]
-    return pd.DataFrame([*told, chance])
+    return pd.DataFrame([*told, last])
 
 
 def columns() -> dict[str, str]:
@@ -78,7 +78,7 @@ def _cells(row: Measured, letters: dict[str, str]) -> dict[str, str]:
     return told | {"Hardware": hardware(row)} | cells
 
 
-def _chance(section: Section, task: str) -> str:
+def chance(section: Section, task: str) -> str:
     """ "8.1 ± 0.5" over those results that say the spread, and without it where none does, as older ones."""
     name, found = f"chance_{TASKS[task].metric}", [r["metrics"] for r in section.results if r["task"] == task]
     spreads = [100 * metrics[f"{name}_spread"] for metrics in found if f"{name}_spread" in metrics]
