@@ -97,7 +97,7 @@ def _record(outcome: Outcome, data: Data, encoder: Encoder, device: torch.device
         "data": asdict(data),
         "encoder": {
             "sha256": encoder.sha256,
-            "architecture": asdict(encoder.architecture),
+            "architecture": encoder.architecture.record(),
             "provenance": encoder.provenance,
         },
         "receipt": asdict(outcome.receipt),
