@@ -7,6 +7,8 @@ images, so two rows on the same data are resampled together, and their differenc
 A resampling repeats images, and the copies of a hit stand together in the ranking, which lifts AP (on
 500 images by about a point). So replicates are shifted to have the score as their mean: the interval
 says how far another test set would have moved the score, not where repeated images would have put it.
+
+It speaks of test sets of the same size: AP itself is biased upwards on few images (see results/README.md).
 """
 
 from collections.abc import Sequence

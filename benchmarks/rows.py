@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.bootstrap import interval, replicates
@@ -114,7 +114,8 @@ def comparable(result: Result, row: Row | None) -> bool:
     if row is None or row.get(result["task"]) is None or result["variant"] not in row["variants"]:
         return False
     provenance, data = result["encoder"]["provenance"], result["data"]
-    trunk = described(result["encoder"]["architecture"]) == CAFFENET or row.get("trunk") == "any"
+    found = described(result["encoder"]["architecture"])
+    trunk = replace(found, pad_value=CAFFENET.pad_value) == CAFFENET or row.get("trunk") == "any"
     trained = "source" in provenance or not row["iterations"] or _in_full(provenance, row)
     whole = data["name"] == "VOC" and data["images"] == FULL.get(result["task"])
     return result["recipe"]["name"] == "paper" and whole and trunk and trained and _how(provenance) == PLAIN

@@ -101,7 +101,7 @@ def _record(outcome: Outcome, data: Data, encoder: Source, device: torch.device)
         "data": asdict(data),
         "encoder": {
             "sha256": encoder.sha256,
-            "architecture": asdict(encoder.architecture) if encoder.architecture else None,
+            "architecture": encoder.architecture.record() if encoder.architecture else None,
             "provenance": encoder.provenance,
         },
         "receipt": asdict(outcome.receipt),

@@ -6,6 +6,7 @@ imported encoder may be another member of the family (Architecture); its file sa
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pretrain.files import Failed, Missing, atomic, sha256
+from pretrain.padding import FilledConv2d
 from pretrain.precision import widened
 
 # protocols 2.2; Caffe's B,G,R = 104,117,123 turned round. Released code: Fast R-CNN and FCN subtract
@@ -33,14 +35,20 @@ class Architecture:
     """What differs between the AlexNets of the literature (protocols 1.3); the default is CaffeNet (1.1).
 
     `norm` says where LRN stands after conv1 and conv2: behind the pooling (CaffeNet), before it (the
-    original AlexNet), or nowhere. `slope` is that of a leaky ReLU. Kernels, strides and the task's
-    paddings are the same for all.
+    original AlexNet), or nowhere. `slope` is that of a leaky ReLU. `pad_value` is what a task's padding
+    holds around the image, R, G, B minus MEAN_RGB: the encoder's own mean, for that was its zero. Kernels,
+    strides and the task's paddings are the same for all.
     """
 
     widths: tuple[int, ...] = (96, 256, 384, 384, 256)
     groups: tuple[int, ...] = (1, 2, 1, 2, 2)
     norm: Literal["lrn", "lrn-before-pool", "none"] = "lrn"
     slope: float = 0.0
+    pad_value: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def record(self) -> dict[str, Any]:
+        """What files hold of it: its fields; a pad_value of zeros, which older files do not know, is left out."""
+        return {key: value for key, value in asdict(self).items() if key != "pad_value" or any(self.pad_value)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The ten names and shapes of an encoder's state dict."""
@@ -123,7 +131,7 @@ class AlexNet(nn.Module):
     ) -> None:
         super().__init__()
         (w1, w2, w3, w4, w5), (g1, g2, g3, g4, g5) = architecture.widths, architecture.groups
-        self.conv1 = nn.Conv2d(3, w1, 11, stride=4, padding=conv1_pad, groups=g1)
+        self.conv1 = FilledConv2d(3, w1, 11, stride=4, padding=conv1_pad, groups=g1, fill=architecture.pad_value)
         self.conv2 = nn.Conv2d(w1, w2, 5, padding=2, groups=g2)
         self.conv3 = nn.Conv2d(w2, w3, 3, padding=1, groups=g3)
         self.conv4 = nn.Conv2d(w3, w4, 3, padding=1, groups=g4)
@@ -197,7 +205,7 @@ def save_encoder(path: Path, trunk: AlexNet, provenance: dict[str, Any]) -> None
     if problems := _problems(tensors, trunk.architecture):
         raise Failed(f"{path}: not written: {'; '.join(problems)}: lower --lr")
     if trunk.architecture != CAFFENET:
-        provenance = provenance | {"architecture": asdict(trunk.architecture)}
+        provenance = provenance | {"architecture": trunk.architecture.record()}
     # One key: safetensors writes several in any order, and the same encoder must be the same bytes.
     metadata = {"provenance": json.dumps(provenance, sort_keys=True)}
     with atomic(path) as temporary:  # save_file would hide what the system said of a full disk
@@ -228,11 +236,13 @@ def read_encoder(path: Path) -> Encoder:
 
 
 def described(said: dict[str, Any]) -> Architecture:
-    """The architecture that asdict (and JSON) wrote. Raises KeyError, TypeError or ValueError for anything else."""
+    """The architecture that `record` (and JSON) wrote. Raises KeyError, TypeError or ValueError for anything else."""
     widths, groups = (tuple(int(n) for n in said[key]) for key in ("widths", "groups"))
-    architecture = Architecture(widths, groups, said["norm"], float(said["slope"]))
-    if set(said) != set(asdict(architecture)) or architecture.norm not in ("lrn", "lrn-before-pool", "none"):
-        raise ValueError(f"keys {sorted(said)}, norm {architecture.norm!r}")
+    red, green, blue = (float(value) for value in said.get("pad_value", (0, 0, 0)))  # older files lack it
+    architecture = Architecture(widths, groups, said["norm"], float(said["slope"]), (red, green, blue))
+    keys, norms = set(asdict(architecture)), ("lrn", "lrn-before-pool", "none")
+    if {*said, "pad_value"} != keys or architecture.norm not in norms or not math.isfinite(red + green + blue):
+        raise ValueError(f"keys {sorted(said)}, norm {architecture.norm!r}, pad_value {architecture.pad_value}")
     if not (0 <= architecture.slope < 1 and min(widths) > 0 and min(groups) > 0 and architecture.shapes()):
         raise ValueError(f"widths {widths}, groups {groups}, slope {architecture.slope}")
     return architecture

@@ -132,6 +132,7 @@ OTHERS = {
     "ungrouped": Architecture(groups=(1, 1, 1, 1, 1)),
     "the original AlexNet": Architecture(norm="lrn-before-pool"),
     "BiGAN's": Architecture(norm="none", slope=0.2),
+    "of another mean": Architecture(pad_value=(-15.0, 0.5, 0.0)),
 }
 
 
@@ -157,6 +158,18 @@ def test_an_odd_architecture_is_refused(said: str, tensors: Tensors, tmp_path: P
     path = tmp_path / "bad.safetensors"
     save_file(tensors, path, metadata={"provenance": json.dumps(PROVENANCE | {"architecture": json.loads(said)})})
     assert "no architecture of ours" in refusal(path)
+
+
+def test_a_caffenet_s_file_knows_nothing_of_padding(trunk: AlexNet, tmp_path: Path) -> None:
+    """Byte for byte what it was before there was a pad_value; and padded with zeros, to the bit."""
+    save_encoder(tmp_path / "e", trunk, PROVENANCE)
+    assert b"pad_value" not in (tmp_path / "e").read_bytes()
+    x = torch.randn(1, 3, 64, 64)
+    for pad in (0, 5):
+        plain = nn.Conv2d(3, 96, 11, stride=4, padding=pad).to(memory_format=torch.channels_last)
+        filled = AlexNet(conv1_pad=pad).conv1
+        plain.load_state_dict(filled.state_dict())
+        assert torch.equal(plain(x), filled(x))
 
 
 def test_sizes_of_the_segmentation_trunk() -> None:

@@ -22,7 +22,7 @@ from benchmarks.commands import last_encoder
 from benchmarks.published import published
 from benchmarks.weights import Known, known_files
 from pretrain import METHODS
-from pretrain.alexnet import MEAN_RGB, AlexNet, Architecture, Encoder, load_encoder, read_encoder
+from pretrain.alexnet import MEAN_RGB, AlexNet, Architecture, Encoder, described, load_encoder, read_encoder
 from pretrain.files import Failed, Missing
 from pretrain.foreign import Reading, import_weights, our_pixels
 from pretrain.foreign import tensors as weights_of_others
@@ -137,10 +137,10 @@ def torchvision_alexnet(path: Path) -> nn.Module:
 
 
 def test_torchvision_s_alexnet_with_its_preprocessing(tmp_path):
-    """Its conv1 is padded with 2, where its zeros are another colour than ours; inside, relu5 is the same."""
+    """Its conv1 is padded with 2, where its zeros are another colour than ours: relu5 is the same there too."""
     theirs = torchvision_alexnet(tmp_path / "a.pth")
     ours = trunk_of(tmp_path / "a.pth", TORCHVISION)
-    assert ours.architecture == Architecture((64, 192, 384, 256, 256), (1,) * 5, "none")
+    assert ours.architecture == Architecture((64, 192, 384, 256, 256), (1,) * 5, "none", 0.0, (0.675, -0.72, -0.47))
     image = torch.randint(0, 256, (1, 3, 227, 227), generator=torch.Generator().manual_seed(3)).float()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (TORCHVISION.mean, TORCHVISION.std))
     with torch.no_grad():
@@ -148,12 +148,53 @@ def test_torchvision_s_alexnet_with_its_preprocessing(tmp_path):
         expected = theirs.features[:12]((image - mean) / std)
         close = {"rtol": 1e-3, "atol": 1e-5 * float(expected.max())}
         torch.testing.assert_close(ours.features(image - torch.tensor(MEAN_RGB).view(1, 3, 1, 1)), expected, **close)
-        # with the border: as torchvision is, and as a task pads, equal but for what sees the border
         theirs.features[0].padding = ours.conv1.padding = (2, 2)
+        image = image[..., :224, :224]  # where both round the poolings alike
         expected = theirs.features[:12]((image - mean) / std)
-        padded = ours.features(image - torch.tensor(MEAN_RGB).view(1, 3, 1, 1))
-        torch.testing.assert_close(padded[..., 5:9, 5:9], expected[..., 5:9, 5:9], **close)
-        assert not torch.allclose(padded[..., :2, :2], expected[..., :2, :2], **close)
+        torch.testing.assert_close(ours.features(image - torch.tensor(MEAN_RGB).view(1, 3, 1, 1)), expected, **close)
+
+
+@pytest.mark.parametrize("pad", [2, 5, 20, 100])
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_a_task_s_padding_is_the_source_s_own_zero(pad, order, tmp_path):
+    """conv1 of an imported encoder, padded as the tasks pad it, against the source's (x - mean) / std."""
+    draws = torch.Generator().manual_seed(pad)
+    mean, std = (tuple(torch.rand(3, generator=draws).mul(s).add(a).tolist()) for s, a in ((120, 60), (60, 20)))
+    found = tensors()
+    torch.save(found, tmp_path / "a.pth")
+    architecture = trunk_of(tmp_path / "a.pth", Reading(order=order, mean=mean, std=std)).architecture
+    ours = AlexNet(architecture, conv1_pad=pad)
+    load_encoder(ours, read_encoder(tmp_path / "e.safetensors"))
+    image = torch.randint(0, 256, (2, 3, 131, 96), generator=draws).double()
+    pixels = (image - torch.tensor(mean).double().view(1, 3, 1, 1)) / torch.tensor(std).double().view(1, 3, 1, 1)
+    pixels = pixels.flip(1) if order == "bgr" else pixels
+    expected = F.conv2d(pixels, found["conv1.weight"].double(), found["conv1.bias"].double(), stride=4, padding=pad)
+    with torch.no_grad():
+        got = ours.conv1((image - torch.tensor(MEAN_RGB).double().view(1, 3, 1, 1)).float())
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+    zeros = F.conv2d((image - torch.tensor(MEAN_RGB).double().view(1, 3, 1, 1)).float(), ours.conv1.weight,
+                     ours.conv1.bias, stride=4, padding=pad)  # fmt: skip
+    assert (zeros - expected).abs().max() > 0.02 * expected.abs().max()  # what it was
+
+
+def test_the_padding_is_built_into_every_task_and_every_file(standard, tmp_path):
+    from transfer import fast_rcnn, fcn, segmentation
+
+    assert standard.architecture.pad_value == (0.675, -0.72, -0.47)
+    trunks = [fast_rcnn.Trunk(standard.architecture).trunk]
+    trunks.append(fcn.Backbone(segmentation.RECIPES["tiny"], standard.architecture).trunk)
+    for trunk in trunks:
+        assert load_encoder(trunk, standard).loaded == 10
+        assert trunk.conv1.fill == (0.675, -0.72, -0.47)
+        trunk.conv1(torch.zeros(1, 3, 64, 64)).sum().backward()
+        assert trunk.conv1.weight.grad is not None
+    record = json.loads(json.dumps(standard.architecture.record()))
+    assert described(record) == standard.architecture
+    assert "pad_value" not in Architecture().record()
+    assert described({k: v for k, v in record.items() if k != "pad_value"}).pad_value == (0, 0, 0)  # an older file
+    with pytest.raises(ValueError, match="pad_value"):
+        described(record | {"pad_value": [math.nan, 0, 0]})
 
 
 def test_the_bias_takes_the_difference_of_the_means():

@@ -88,7 +88,11 @@ class Example:
 
 
 class Trunk(Backbone):  # type: ignore[misc]
-    """The encoder's conv1…relu5 as a detectron2 backbone. Keys of `trunk` stay those of the encoder file."""
+    """The encoder's conv1…relu5 as a detectron2 backbone. Keys of `trunk` stay those of the encoder file.
+
+    In training, detectron2 fills smaller images of a batch up to the largest with zeros, which are MEAN_RGB: for an
+    encoder with another mean (pad_value) that part is not its own zero. A test image stands alone, and has none.
+    """
 
     def __init__(self, architecture: Architecture, precision: Precision) -> None:
         super().__init__()

@@ -1,10 +1,11 @@
 """Published weights → an encoder file: RGB, 0–255, minus MEAN_RGB, whatever the source took (protocols 9).
 
 A foreign first layer sees (x - mean) / std in its own channel order. conv1 takes that in: its input
-channels are turned round (bgr), divided by std, and its bias takes the difference of the means.
+channels are turned round (bgr), divided by std, and its bias takes the difference of the means. Where a task
+pads conv1, the padding takes it too (Architecture.pad_value), so that it is the source's own zero.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,10 @@ def import_weights(
         found = checked(path, trunk)
     finally:
         log(table(trunk.rows))
-    architecture = replace(found, norm=reading.norm or trunk.norm or _assumed_norm(found, trunk))
+    found = replace(found, norm=reading.norm or trunk.norm or _assumed_norm(found, trunk))
     order, mean, std = _pixels(path, reading, trunk)
+    red, green, blue = (round(own - ours, 9) for own, ours in zip(mean, MEAN_RGB, strict=True))
+    architecture = replace(found, pad_value=(red, green, blue))
     first = our_pixels(*(trunk.tensors[f"conv1.{p}"] for p in ("weight", "bias")), order=order, mean=mean, std=std)
     tensors = trunk.tensors | dict(zip(("conv1.weight", "conv1.bias"), first, strict=True))
     encoder = AlexNet(architecture)
@@ -73,7 +76,7 @@ def import_weights(
     for remark in [*trunk.remarks, *_ungrouped(architecture)]:
         log(f"{path.name}: {remark}")
     source = {"file": path.name, "sha256": sha256(path), "format": _format(path), "order": order, "mean": list(mean),
-              "std": list(std), "architecture": asdict(architecture)}  # fmt: skip
+              "std": list(std), "architecture": architecture.record()}  # fmt: skip
     save_encoder(out, encoder, _provenance(source, method, variant, supervision))
     log(f"{out}: {architecture}, imported from {path.name}")
     return out
@@ -84,8 +87,8 @@ def our_pixels(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """N×3×11×11, N: conv1 for (x - mean) / std in `order` → conv1 for RGB minus MEAN_RGB, in double precision.
 
-    Exact but for the border: where conv1 is padded with zeros, the source's zeros meant its own mean
-    and ours mean MEAN_RGB. With pad 0, or the same mean, there is no difference.
+    Exact, also where a task pads conv1, with Architecture.pad_value: the source's mean, which was its zero.
+    Only what detectron2 fills images of a batch up with, to one size, stays MEAN_RGB (transfer.fast_rcnn).
     """
     weight = (weight.flip(1) if order == "bgr" else weight).double()
     weight = weight / torch.tensor(std, dtype=torch.float64).view(1, 3, 1, 1)
