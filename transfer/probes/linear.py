@@ -108,9 +108,10 @@ def validated(train: NDArray[np.floating], labels: Labels, machine: Machine, *, 
     A fold without a positive of a class says nothing of it; NaN where no fold has one. Costs rise until the mean over
     the classes falls; those beyond are NaN. (Where classes can be separated, the highest take most of the time.)
     """
-    parts = []
+    parts: list[tuple[voc.Floats, voc.Floats, Labels, Labels]] = []
     for inside, outside in folds(len(train), machine, seed=seed):
-        parts.append((*rotated(train[inside], train[outside]), labels[inside], labels[outside]))
+        rows, held_out = rotated(train[inside], train[outside])
+        parts.append((rows, held_out, labels[inside], labels[outside]))
     found: list[voc.Floats] = []
     for cost in machine.costs:
         costs = [cost] * labels.shape[1]
