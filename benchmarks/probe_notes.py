@@ -27,8 +27,8 @@ def _svm(_: Section, recipe: Any) -> str:
     machine = recipe.machine
     return (
         f"SVMs: conv1 to conv5 behind the ReLU; a layer is averaged to about {recipe.numbers:,} numbers of length one; "
-        f"C of each class from {_listed(machine.costs)} by {machine.folds}-fold cross-validation on the training "
-        "images, which chooses the best layer too."
+        f"C of each class from {_listed(machine.costs)} (up to where their mean falls) by {machine.folds}-fold "
+        "cross-validation on the training images, which chooses the best layer too."
     )
 
 

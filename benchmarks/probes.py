@@ -25,9 +25,11 @@ from benchmarks.sections import Section, of_table, sections
 from benchmarks.table2 import LETTERS, Format
 from pretrain.files import Failed, Missing
 from transfer import TASKS, tasks
+from transfer.probes import low_shot, svm
+from transfer.probes.features import LAYERS
+from transfer.probes.scores import unpack
 
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "pool5")  # transfer.probes.features
-SIZES = (1, 2, 4, 8, 16, 32, 64, 96)  # transfer.probes.low_shot
+SIZES = low_shot.Recipe.sizes
 SHOWN = (1, 4, 16, 96)  # of the sizes, in the first table
 
 
@@ -61,8 +63,7 @@ def _images(k: int) -> str:
 
 def best_layer(result: Result) -> str:
     """The layer of an svm result that is best by cross-validation; a descriptor's only one."""
-    found = TASKS[result["task"]].load()
-    return str(found.best_layer(result["metrics"]))  # type: ignore[attr-defined]
+    return svm.best_layer(result["metrics"])
 
 
 def report(results: Path, *, recipe: str | None, style: Format) -> str:
@@ -163,8 +164,6 @@ def _replicates(own: Sequence[Result], column: Column) -> NDArray[np.float64]:
 
 def _kept(result: Result, name: str, metric: str) -> NDArray[np.float64]:
     """The replicates that a result keeps, in percent, with the score as their mean."""
-    from transfer.probes.scores import unpack
-
     try:
         values = 100 * unpack(unpacked(result["per_image"])[name])
         if values.shape != (RESAMPLES,):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from benchmarks.options import parser
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, local_response_norm, mean_rgb
 from pretrain.files import Failed
 from transfer import TASKS, classification, tasks, voc
@@ -147,6 +148,8 @@ def test_descriptors_are_what_they_say(tiny):
     assert not descriptors.hog(red).any()  # no edge
     assert np.array_equal(descriptors.pixels(red).reshape(32, 32, 3)[0, 0], [255 - 123, -117, -104])
     assert len({Descriptor(name).sha256 for name in DESCRIPTORS}) == 3
+    for name in DESCRIPTORS:
+        assert parser().parse_args(["transfer", "--task", "svm", "--features", name]).features == name
 
 
 def test_images_are_those_of_classification(tiny):

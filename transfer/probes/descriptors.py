@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.alexnet import MEAN_RGB
 from transfer import voc
 
 Vector = NDArray[np.float32]
-MEAN = np.array([123.0, 117.0, 104.0], dtype=np.float32)  # pretrain.alexnet.MEAN_RGB
 
 
 def colour_histogram(square: voc.Bytes) -> Vector:
@@ -37,7 +37,7 @@ def pixels(square: voc.Bytes) -> Vector:
     import cv2
 
     small = cv2.resize(square, (32, 32), interpolation=cv2.INTER_AREA)
-    return np.asarray(small.astype(np.float32) - MEAN).reshape(-1)
+    return np.asarray(small.astype(np.float32) - np.array(MEAN_RGB, dtype=np.float32)).reshape(-1)
 
 
 DESCRIPTORS: dict[str, tuple[int, Callable[[voc.Bytes], Vector]]] = {  # name → version, function

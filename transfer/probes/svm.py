@@ -74,8 +74,8 @@ def _layer(
         aps = validated(train, labels, machine, seed=seed)
         rows, tests = rotated(train, test)
         found = all_scores(rows, labels, tests, costs=best_costs(aps, machine), machine=machine)
-    known = aps.max(axis=0)[~np.isnan(aps).all(axis=0)]
-    return torch.from_numpy(found), float(known.mean()) if len(known) else 0.0
+    known = aps[:, ~np.isnan(aps).all(axis=0)]
+    return torch.from_numpy(found), float(np.nanmax(known, axis=0).mean()) if known.size else 0.0
 
 
 def best_layer(metrics: dict[str, float]) -> str:
