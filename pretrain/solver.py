@@ -15,7 +15,7 @@ def optimizer(model: nn.Module, *, rate: float, solver: Solver) -> torch.optim.O
     return torch.optim.SGD(parameter_groups(model, rate=rate, decay=solver.decay), lr=rate, momentum=solver.momentum)
 
 
-CAFFE_DEVIATION = 0.01  # of CaffeNet's filters, which published rates are made for
+CAFFE_DEVIATION, CAFFE_INPUTS = 0.01, 1200  # of CaffeNet's filters (conv2's), which published rates are made for
 
 
 def fit_rates(optimizer: torch.optim.Optimizer) -> None:
@@ -28,7 +28,8 @@ def fit_rates(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         (parameter,) = group["params"]
         if parameter.ndim > 1:
-            group["lr"] *= float(parameter.detach().square().mean().sqrt()) / CAFFE_DEVIATION
+            size, inputs = float(parameter.detach().square().mean().sqrt()), parameter[0].numel()
+            group["lr"] *= size / CAFFE_DEVIATION * (CAFFE_INPUTS / inputs) ** 0.5
 
 
 def schedule(optimizer: torch.optim.Optimizer, *, iteration: int, solver: Solver) -> None:
