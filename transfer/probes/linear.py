@@ -108,10 +108,14 @@ def validated(train: NDArray[np.floating], labels: Labels, machine: Machine, *, 
     A fold without a positive of a class says nothing of it; NaN where no fold has one. Costs rise until the mean over
     the classes falls; those beyond are NaN. (Where classes can be separated, the highest take most of the time.)
     """
-    parts: list[tuple[voc.Floats, voc.Floats, Labels, Labels]] = []
-    for inside, outside in folds(len(train), machine, seed=seed):
+
+    def part(fold: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[voc.Floats, voc.Floats, Labels, Labels]:
+        inside, outside = fold
         rows, held_out = rotated(train[inside], train[outside])
-        parts.append((rows, held_out, labels[inside], labels[outside]))
+        return rows, held_out, labels[inside], labels[outside]
+
+    with ThreadPoolExecutor(_workers()) as pool:
+        parts = list(pool.map(part, folds(len(train), machine, seed=seed)))
     found: list[voc.Floats] = []
     for cost in machine.costs:
         costs = [cost] * labels.shape[1]
