@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pretrain", "transfer", "benchmarks")
 # What of pretrain the tasks may use: the encoder, and what every file, bar and seed goes through.
-PARTS = ("alexnet", "fillers", "rescale", "solver", "precision", "files", "pickles", "progress", "randomness")
+ENCODER = ("alexnet", "fillers", "filters", "rescale", "solver", "precision")
+PARTS = (*ENCODER, "files", "pickles", "progress", "randomness")
 SHARED = {f"pretrain.{name}" for name in (*PARTS, "Precision")}
 
 
