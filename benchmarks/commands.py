@@ -249,6 +249,27 @@ def probes(options: argparse.Namespace) -> Answer:
     return 0, report(options.results, recipe=options.recipe, style=options.format)
 
 
+def curve(options: argparse.Namespace) -> Answer:
+    from benchmarks import plot, trainings
+    from benchmarks.curve import read, report
+
+    if options.out:
+        plot.check_picture(options.out)
+    saved = trainings.score(
+        options.run,
+        recipe=options.recipe,
+        data=options.data or (default_data(options.recipe) if options.run else Path()),
+        seeds=options.seed,
+        results=options.results,
+        runs=options.runs,
+        device=torch_device(options.device),
+    )
+    curves = read(options.results, recipe=options.recipe, saved=saved)
+    if options.out:
+        plot.draw(curves, options.out)
+    return 0, report(curves, style=options.format, layers=options.layers)
+
+
 def compare(options: argparse.Namespace) -> Answer:
     from benchmarks.compare import compare
 

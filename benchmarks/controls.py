@@ -76,13 +76,18 @@ def control(results: Sequence[Result], task: str) -> Shown | None:
 
     Of several such rows: imported weights before those trained here, then the longer training.
     """
-    own = [result for result in results if result["task"] == task and result["variant"].split("-")[-1] != "rescaled"]
-    positive = _seeds([result for result in own if imagenet(result)])
-    negative = _seeds([result for result in own if (result["method"], result["variant"]) == ("random", "")])
+    positive, negative = references(results, task)
     if not positive or not negative:
         return None
     gaps = replicates(positive.results) - replicates(negative.results)
     return Shown(f"{positive.name} − random", float(np.nanmean(gaps)), *interval(gaps))
+
+
+def references(results: Sequence[Result], task: str) -> tuple[Measured | None, Measured | None]:
+    """The row of ImageNet's labels and that of random filters, neither rescaled; None for one that is not there."""
+    own = [result for result in results if result["task"] == task and result["variant"].split("-")[-1] != "rescaled"]
+    positive = _seeds([result for result in own if imagenet(result)])
+    return positive, _seeds([result for result in own if (result["method"], result["variant"]) == ("random", "")])
 
 
 def imagenet(result: Result) -> bool:

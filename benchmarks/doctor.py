@@ -31,7 +31,7 @@ PROBED = {  # name → the module whose import shows that it works
     "detectron2": "detectron2.modeling",
 }
 # It is enough that these are there.
-FOUND = ("sklearn", "pandas", "safetensors", "scipy", "yaml", "pycocotools", "submitit")
+FOUND = ("sklearn", "pandas", "matplotlib", "safetensors", "scipy", "yaml", "pycocotools", "submitit")
 OPENCVS = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 OPENCV = OPENCVS[-1]
 OPENCV_VERSION = "5.0.0.93"

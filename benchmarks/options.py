@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     _add_table2(subparsers)
     _add_probes(subparsers)
     _add_summary(subparsers)
+    _add_curve(subparsers)
     _add_compare(subparsers)
     _add_data(subparsers)
     doctor = subparsers.add_parser(
@@ -46,6 +47,7 @@ How good are the features that a pre-training learned? Table 2 of Context Encode
   bench table2 > table2.md            print the table of all results
   bench transfer --task probes        score it as it is: linear SVMs on each layer, few images, neighbours
   bench probes                        print the table of those
+  bench curve [RUN]                   the same on the way: by iterations of pre-training (pretrain --save-at)
 
 Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted."""
 
@@ -292,6 +294,33 @@ def _add_probes(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
     _add_results(parser)
     parser.set_defaults(command=commands.probes)
+
+
+def _add_curve(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "curve",
+        help="print svm mAP by layer against iterations of pre-training",
+        description="Score the encoders that `bench pretrain --save-at` saved on the way, and the final one, by "
+        "`--task svm`, and print a table of each training: a row a number of iterations, a column a layer. What is "
+        "scored is reused. Each encoder leaves its features under RUNS/features (of `quick` some 240 MB).",
+    )
+    add = parser.add_argument
+    add(
+        "run",
+        nargs="*",
+        metavar="RUN",
+        help="the folder of a pre-training, or its name under RUNS/pretrain (default: score nothing, print all that "
+        "the results hold)",
+    )
+    add("--recipe", default="quick", metavar="NAME", help="tiny, quick or paper (default: quick)")
+    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
+    add("--seed", type=count, nargs="+", default=[0], help="one or more seeds of the scoring (default: 0)")
+    add("--out", type=Path, metavar="FILE.png", help="draw the curves, too")
+    add("--layers", action="store_true", help="what happened in the layers, too; in csv and json that alone")
+    add("--format", choices=("markdown", "csv", "json"), default="markdown")
+    _add_results(parser)
+    _add_places(parser)
+    parser.set_defaults(command=commands.curve)
 
 
 def _add_compare(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:

@@ -5,7 +5,7 @@ Rows of different recipes, or of different data, never share a table.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,30 @@ class Column:
     task: str
     metric: Callable[[Result], str]
     replicates: Callable[[Result], str | None]  # None: they follow from the per-image scores
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row's number under a column, in percent: a value a seed, the interval of their mean (of these replicates).
+
+    `layers`: what it is of.
+    """
+
+    values: list[float]
+    low: float
+    high: float
+    layers: str
+    replicates: NDArray[np.float64] = field(compare=False)
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean(self.values))
+
+    @property
+    def deviation(self) -> float | None:
+        """Of the sample, over the seeds; one seed has none."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
 def columns() -> list[Column]:
@@ -99,7 +123,7 @@ def markdown(section: Section) -> str:
         f"## Frozen features, recipe `{section.recipe}`",
         "",
         f"mAP in percent: mean ± standard deviation over seeds (number of seeds) [{LEVEL}% bootstrap interval over the "
-        f"test images, {RESAMPLES} resamplings]. Data: {_data(section)}.",
+        f"test images, {RESAMPLES} resamplings]. Data: {data_line(section)}.",
         "",
         frame(section, main()).to_markdown(index=False, disable_numparse=True),
         "",
@@ -120,7 +144,7 @@ def frame(section: Section, shown: Sequence[Column]) -> pd.DataFrame:
         {"Method": row.name, "Supervision": supervision(row)} | {name: own[i] for name, own in cells.items()}
         for i, row in enumerate(found)
     ]
-    chance = {"Method": "(chance)", "Supervision": NONE} | {c.heading: _chance(section, c.task) for c in shown}
+    chance = {"Method": "(chance)", "Supervision": NONE} | {c.heading: chance_text(section, c.task) for c in shown}
     return pd.DataFrame([*table, chance])
 
 
@@ -131,27 +155,26 @@ def measured(section: Section) -> list[Measured]:
 
 def column_cells(found: Sequence[Measured], column: Column) -> list[str]:
     """Row by row a column's cells: "59.4 ± 0.1 (5) [55.0, 63.9] a"."""
-    kept = {i: _replicates(own, column) for i, row in enumerate(found) if (own := _own(row, column))}
-    marks = dict(zip(kept, letters(list(kept.values())), strict=True))
-    return [_cell(row, column, kept[i], marks[i]) if i in kept else NONE for i, row in enumerate(found)]
+    kept = {i: one for i, row in enumerate(found) if (one := score(row, column))}
+    marks = dict(zip(kept, letters([one.replicates for one in kept.values()]), strict=True))
+    return [_cell(kept[i], column, marks[i]) if i in kept else NONE for i in range(len(found))]
 
 
-def _cell(row: Measured, column: Column, kept: NDArray[np.float64], mark: str) -> str:
-    own, (low, high) = _own(row, column), interval(kept)
-    text = f"{spread(_values(own, column))} [{low:.1f}, {high:.1f}]{f' {mark}' if mark else ''}"
-    if column.heading == "Best layer":
-        return f"{'/'.join(sorted({best_layer(result) for result in own}))}: {text}"
-    return text
+def _cell(found: Score, column: Column, mark: str) -> str:
+    text = f"{spread(found.values)} [{found.low:.1f}, {found.high:.1f}]{f' {mark}' if mark else ''}"
+    return f"{found.layers}: {text}" if column.heading == "Best layer" else text
 
 
-def _own(row: Measured, column: Column) -> list[Result]:
-    """The row's results that have a number for the column: a descriptor has no conv1."""
+def score(row: Measured, column: Column) -> Score | None:
+    """What the row's results say of the column; None where none has a number for it: a descriptor has no conv1."""
     of_task = [result for result in row.results if result["task"] == column.task]
-    return [result for result in of_task if column.metric(result) in result["metrics"]]
-
-
-def _values(own: Sequence[Result], column: Column) -> list[float]:
-    return [100 * result["metrics"][column.metric(result)] for result in own]
+    own = [result for result in of_task if column.metric(result) in result["metrics"]]
+    if not own:
+        return None
+    layers = {best_layer(result) for result in own} if column.heading == "Best layer" else {column.heading}
+    values = [100 * result["metrics"][column.metric(result)] for result in own]
+    kept = _replicates(own, column)
+    return Score(values, *interval(kept), "/".join(sorted(layers)), kept)
 
 
 def _replicates(own: Sequence[Result], column: Column) -> NDArray[np.float64]:
@@ -177,43 +200,48 @@ def _kept(result: Result, name: str, metric: str) -> NDArray[np.float64]:
     return np.asarray(values - np.nanmean(values) + 100 * result["metrics"][metric])
 
 
-def _chance(section: Section, task: str) -> str:
+def chance_text(section: Section, task: str) -> str:
     """ "8.1 ± 0.5": of random rankings of the test labels."""
-    mean, deviation = _chances(section, task)
+    mean, deviation = chances(section, task)
     return f"{mean:.1f} ± {deviation:.1f}"
 
 
-def _chances(section: Section, task: str) -> tuple[float, float]:
+def chances(section: Section, task: str) -> tuple[float, float]:
+    """Their mean and standard deviation, in percent."""
     metric = f"chance_{TASKS[task].metric}"
     metrics = [result["metrics"] for result in section.results if result["task"] == task]
     mean, deviation = (100 * float(np.mean([m[f"{metric}{end}"] for m in metrics])) for end in ("", "_spread"))
     return mean, deviation
 
 
-def _data(section: Section) -> str:
+def data_line(section: Section) -> str:
     """Of all tasks at once where they agree, as they do unless a recipe changed."""
     data = section.data()
     return next(iter(data.values())) if len(set(data.values())) == 1 else "; ".join(f"{t} {d}" for t, d in data.items())
 
 
 def _records(section: Section) -> Iterator[dict[str, Any]]:
-    """One for each row and column with a result: mean, deviation over seeds, interval; and one of chance a task."""
+    """One for each row and column with a result, and one of chance a task."""
     for row in measured(section):
-        for column in columns():
-            if own := _own(row, column):
-                values, (low, high) = _values(own, column), interval(_replicates(own, column))
-                deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-                yield _record(section, row.name, column, float(np.mean(values)), deviation, len(own), (low, high))
+        yield from records(section, row)
     for task in (task for task in tasks("probes") if task in section.data()):
-        mean, deviation = _chances(section, task)
-        yield _record(section, "(chance)", _fixed("", task, "", None), mean, deviation, None, (None, None))
+        yield chance_record(section, task)
 
 
-def _record(
-    section: Section, row: str, column: Column, mean: float, deviation: float | None, seeds: int | None,
-    between: tuple[float | None, float | None],
-) -> dict[str, Any]:  # fmt: skip
-    told = {"Recipe": section.recipe, "Data": _data(section), "Row": row, "Task": column.task, "Column": column.heading}
-    low, high = (None if value is None else round(value, 4) for value in between)
-    spread_ = None if deviation is None else round(deviation, 4)
-    return told | {"Mean": round(mean, 4), "Deviation": spread_, "Seeds": seeds, "Low": low, "High": high}
+def records(section: Section, row: Measured) -> Iterator[dict[str, Any]]:
+    """One for each column with a result: mean, deviation over seeds, interval."""
+    for column in columns():
+        if found := score(row, column):
+            numbers = (found.mean, found.deviation, len(found.values), found.low, found.high)
+            yield _record(section, row.name, column.task, column.heading, numbers)
+
+
+def chance_record(section: Section, task: str) -> dict[str, Any]:
+    """Of random rankings of the test labels."""
+    return _record(section, "(chance)", task, "", (*chances(section, task), None, None, None))
+
+
+def _record(section: Section, row: str, task: str, heading: str, numbers: Sequence[float | None]) -> dict[str, Any]:
+    told = {"Recipe": section.recipe, "Data": data_line(section), "Row": row, "Task": task, "Column": heading}
+    rounded = [None if number is None else round(number, 4) for number in numbers]
+    return told | dict(zip(("Mean", "Deviation", "Seeds", "Low", "High"), rounded, strict=True))

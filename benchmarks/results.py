@@ -83,6 +83,7 @@ def _check_content(result: Result) -> None:
     numbers += [result["data"]["images"][part] for part in ("train", "test")] + [result["seed"]]
     numbers += [value for value in result["per_class"].values() if value is not None]
     numbers += [*(provenance.get("held_out") or {}).values(), provenance.get("processes") or 1]
+    numbers += _on_the_way(provenance)
     texts = [provenance.get(key) or "" for key in ("supervision", "data", "hardware")]  # older encoders lack some
     texts += [result["per_image"], result["commit"], result["hardware"], result["data"]["name"]]
     texts += [result["data"]["split"], result["data"]["sha256"], result["recipe"]["sha256"]]
@@ -91,6 +92,14 @@ def _check_content(result: Result) -> None:
     result["data"]["sources"].items()
     if result["encoder"]["architecture"] is not None or TASKS[task].table != "probes":  # a descriptor has none
         described(result["encoder"]["architecture"])
+
+
+def _on_the_way(provenance: dict[str, Any]) -> list[Any]:
+    """The numbers that only an encoder on the way has; see pretrain.train. KeyError or AttributeError without one."""
+    if provenance.get("of_iterations") is None:
+        return []
+    layers = [value for found in provenance["layers"].values() for value in found.values() if value is not None]
+    return [provenance[key] for key in ("iterations", "of_iterations", "batch", "rate")] + layers
 
 
 def read_results(results: Path, *, recipe: str = "*") -> list[Result]:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.results import Result, data_identity
 from pretrain.progress import log
@@ -27,9 +28,13 @@ class Section:
         return {task: told[task] for task in TASKS if task in told}
 
 
-def sections(results: Iterable[Result]) -> list[Section]:
-    """Split results so that a column of a section holds one recipe and one set of data."""
-    found, fresh = [], current(results)
+def sections(results: Iterable[Result], *, on_the_way: bool = False) -> list[Section]:
+    """Split results so that a column of a section holds one recipe and one set of data.
+
+    Encoders that were saved on the way of a pre-training are no rows, but points of `bench curve`: their results are
+    left out, and said so on stderr, unless `on_the_way`.
+    """
+    found, fresh = [], current(results if on_the_way else _ends(results))
     recipes = {result["recipe"]["name"] for result in fresh}
     for recipe in sorted(recipes, key=lambda name: ([name.split("-")[0] != first for first in ORDER], name)):
         own = [result for result in fresh if result["recipe"]["name"] == recipe]
@@ -56,6 +61,21 @@ def current(results: Iterable[Result]) -> list[Result]:
     if stale:
         log(f"{stale} results left out: their recipe has changed since; `bench transfer` computes them again")
     return fresh
+
+
+def saved_on_the_way(provenance: dict[str, Any]) -> bool:
+    """Whether an encoder is one of `bench pretrain --save-at` whose training went on."""
+    total = provenance.get("of_iterations")
+    return total is not None and provenance["iterations"] < total
+
+
+def _ends(results: Iterable[Result]) -> list[Result]:
+    """The results without those of encoders on the way, which are counted on stderr."""
+    given = list(results)
+    ends = [result for result in given if not saved_on_the_way(result["encoder"]["provenance"])]
+    if len(ends) < len(given):
+        log(f"{len(given) - len(ends)} results of encoders on the way left out: `bench curve` prints them")
+    return ends
 
 
 def _ranks(results: Iterable[Result]) -> dict[str, int]:

@@ -134,6 +134,8 @@ def pretrain(
     Raises Failed when the loss is no longer finite, Usage when the processes cannot share a batch evenly or
     an encoder on the way can no longer be had, and whatever the source and silhouettes raise.
     """
+    if save_at and not config.iterations:
+        raise Usage(f"--save-at {save_at[0]}: nothing is trained here: leave this out, the encoder is the start")
     if beyond := [n for n in save_at if n > config.iterations]:
         raise Usage(f"--save-at {beyond[0]}: training ends after {config.iterations} iterations")
     if config.batch % shard.world:

@@ -12,8 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pretrain", "transfer", "benchmarks")
 # What of pretrain the tasks may use: the encoder, and what every file, bar and seed goes through.
-PARTS = ("alexnet", "fillers", "rescale", "solver", "files", "pickles", "progress", "randomness")
-SHARED = {f"pretrain.{name}" for name in PARTS}
+ENCODER = ("alexnet", "fillers", "filters", "rescale", "solver", "precision")
+PARTS = (*ENCODER, "files", "pickles", "progress", "randomness")
+SHARED = {f"pretrain.{name}" for name in (*PARTS, "Precision")}
 
 
 def imports(path: Path) -> set[str]:

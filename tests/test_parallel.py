@@ -261,6 +261,7 @@ def test_one_process_writes_and_answers(images: Path, tmp_path: Path, monkeypatc
     """`bench pretrain`, each process in a folder of its own."""
     options = {"mask": "random-block", "images": images, "shapes": images, "iterations": 2, "batch": 4, "lr": 1e-6}
     command = ("pretrain", *(text for name, value in options.items() for text in (f"--{name}", str(value))))
+    command += ("--save-at", "0", "1")
     ended = torchrun(tmp_path, BIN / "bench", *command)
     assert ended.code == 0, ended
     assert ended.err[1] == ""
@@ -271,6 +272,8 @@ def test_one_process_writes_and_answers(images: Path, tmp_path: Path, monkeypatc
     encoder = tmp_path / "0" / ended.out[0].strip()
     assert (tmp_path / "0/runs/pretrain/last").read_text() == ended.out[0].removeprefix("runs/")
     assert len(list((encoder.parent / "tensorboard").iterdir())) == 1
+    on_the_way = [read_encoder(encoder.with_name(f"encoder-00000{n}.safetensors")).provenance for n in (0, 1)]
+    assert [(said["iterations"], said["processes"]) for said in on_the_way] == [(0, 2), (1, 2)]
 
     (tmp_path / "alone").mkdir()
     monkeypatch.chdir(tmp_path / "alone")

@@ -109,6 +109,13 @@ def test_descriptors_are_rows_of_probes(plan):
     assert list(plan(text.replace("  gradients: {{features: hog}}\n", "")).read) == [*tasks("table2")]
 
 
+def test_precision_and_start_are_options_of_a_method(plan):
+    read = plan(WHOLE, ("mask: central", "mask: central, precision: bf16, start: kmeans"))
+    plain, other = read.entries[2].source, read.entries[1].source
+    assert [(config.precision, config.start) for config in (plain, other)] == [("fp32", ""), ("bf16", "kmeans")]
+    assert read.entries[1].rows()[0] == "context-central-kmeans-start-short"
+
+
 WRONG = {  # what is written instead of what → line, said
     "not YAML": ("variants: [raw, rescaled]\n", "variants: [raw\n", 15, "not YAML"),
     "a tab": ("    method: auto", "\tmethod: auto", 8, "not YAML"),
@@ -127,6 +134,10 @@ WRONG = {  # what is written instead of what → line, said
     "unknown method named": ("method: autoencoder", "method: auto", 8, "method: no 'auto'; there are labels"),
     "unknown mask": ("mask: central", "mask: round", 6, "methods.context.mask: no 'round'; there are"),
     "a mask for none": ("  random:", "  random: {mask: central}", 5, "mask: method random takes no mask"),
+    "unknown precision": ("mask: central", "precision: fp16", 6, "context.precision: no 'fp16'; there are fp32, bf16"),
+    "unknown start": ("mask: central", "start: cold", 6, "methods.context.start: no 'cold'; there are scaled, kmeans"),
+    "a start for none": ("  random:", "  random: {start: scaled}", 5, "start: method random has one start"),
+    "a precision of a file": ("given: {", "given: {precision: bf16, ", 13, "an encoder file is not trained"),
     "unknown loss": ("mask: central", "loss: l3", 6, "methods.context.loss: no 'l3'; there are l2, l1"),
     "unknown variant": ("[raw, rescaled]", "[raw, cooked]", 14, "no 'cooked'; there are raw, rescaled"),
     "not whole": ("1_000", "1.5", 9, "methods.long.iterations: '1.5' is not a whole number"),

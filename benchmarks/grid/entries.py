@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from benchmarks import commands
 from benchmarks.grid.encoders import DESCRIBED
 from benchmarks.grid.lines import Value
-from pretrain import METHODS, Folders, method_module, row_name
+from pretrain import METHODS, PRECISIONS, Folders, method_module, row_name
 from pretrain.alexnet import read_encoder
 from pretrain.files import Failed, Missing
 from pretrain.images import find_all
@@ -21,7 +21,7 @@ from transfer.voc import find_devkit
 
 VARIANTS = ("raw", "rescaled")
 KINDS = ("images", "videos", "shapes")
-BUDGET = ("mask", "loss", "iterations", "batch", "rate", "budget", "seed", "label")
+BUDGET = ("mask", "loss", "iterations", "batch", "rate", "budget", "seed", "label", "precision", "start")
 KEYS = ("method", *BUDGET, *KINDS, "encoder", "features", "variants", "tasks")
 LABEL = r"[A-Za-z0-9_.+-]{0,100}"
 Read = TypeVar("Read")
@@ -127,6 +127,13 @@ def _options(method: str, said: dict[str, Value]) -> dict[str, Any]:
             found[key] = value.rate()
         elif key == "budget":
             found[key] = value.choice(("tiny", "paper"))
+        elif key == "precision":
+            found[key] = value.choice(PRECISIONS)
+        elif key == "start":
+            starts = method_module(method).STARTS
+            if not starts:
+                raise value.wrong(f"method {method} has one start")
+            found[key] = value.choice(starts)
         elif key == "label":
             found[key] = value.matching(LABEL, "a label (letters, digits, '_', '.', '+', '-')")
     return found

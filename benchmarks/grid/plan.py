@@ -7,7 +7,7 @@ Everything is checked before anything starts; an error names the file and the li
     images: [images/imagenette]      # for every method that names none itself; so are videos and shapes
     methods:                         # relative folders are looked for under data
       context: {mask: random-region, iterations: 500, batch: 32, rate: 5e-4}
-      long: {method: context, label: long, iterations: 5000}
+      long: {method: context, label: long, iterations: 5000, precision: bf16, start: kmeans}
       mine: {encoder: mine.safetensors, variants: [raw]}
       hog: {features: hog, tasks: [svm, low-shot, knn]}    # no encoder, for the probes alone
     variants: [raw, rescaled]        # of every method that names none itself (default: raw)
