@@ -10,13 +10,14 @@ import pandas as pd
 
 from benchmarks.bootstrap import LEVEL, RESAMPLES
 from benchmarks.controls import references
-from benchmarks.probes import LAYERS, Column, chance_record, chance_text, columns, data_line, records, score
+from benchmarks.probes import Column, chance_record, chance_text, columns, data_line, records, score
 from benchmarks.published import NONE
 from benchmarks.results import read_results
 from benchmarks.rows import Measured
 from benchmarks.sections import Section, saved_on_the_way, sections
 from benchmarks.trainings import TASK, Provenance, Training, trainings
 from pretrain.files import Missing
+from transfer.probes.features import LAYERS
 
 Style = Literal["markdown", "csv", "json"]
 STATISTICS = {  # of pretrain.layers: what they are called, and how they are printed

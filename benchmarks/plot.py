@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.bootstrap import LEVEL
 from benchmarks.controls import imagenet
 from benchmarks.curve import Curves
-from benchmarks.probes import LAYERS, Column, chances, columns, score
+from benchmarks.probes import Column, chances, columns, score
 from benchmarks.rows import Measured
 from benchmarks.trainings import TASK, Training
 from pretrain.files import Usage, atomic
+from transfer.probes.features import LAYERS
 
 if TYPE_CHECKING:  # slow to import, so imported for real only where it is drawn
     from matplotlib.axes import Axes
