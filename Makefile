@@ -1,4 +1,4 @@
-# make demo   install, make the embedded data, fill the plan `tiny` (every row of the table), print the table
+# make demo   install, make the embedded data, run the plan `demo`, print its tables
 # make test   install, run the tests
 # make lint   install, ruff and mypy
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt overrides.txt requirements-de
 	touch $@
 
 demo: install
-	$(BIN)/bench run tiny
+	$(BIN)/bench run demo
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -22,7 +22,7 @@ from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
 
 SUPERVISION = "egomotion"
-VERSION = 2
+VERSION = 1
 MASKS = ()
 STARTS = ()
 TINY = Defaults(iterations=60, batch=8, rate=3e-5, calibrate=True)

@@ -20,7 +20,7 @@ from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
 
 SUPERVISION = "class labels"
-VERSION = 2
+VERSION = 1
 MASKS = ()
 STARTS = ()
 TINY = Defaults(iterations=60, batch=16, rate=1e-4, calibrate=True)

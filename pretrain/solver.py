@@ -11,25 +11,8 @@ from pretrain import Solver
 def optimizer(model: nn.Module, *, rate: float, solver: Solver) -> torch.optim.Optimizer:
     """What `solver` names, for all parameters of `model`."""
     if solver.name == "adam":
-        return torch.optim.Adam([{"params": [p]} for p in model.parameters()], lr=rate)
+        return torch.optim.Adam(model.parameters(), lr=rate)
     return torch.optim.SGD(parameter_groups(model, rate=rate, decay=solver.decay), lr=rate, momentum=solver.momentum)
-
-
-CAFFE_DEVIATION, CAFFE_INPUTS = 0.01, 1200  # of CaffeNet's filters (conv2's), which published rates are made for
-
-
-def fit_rates(optimizer: torch.optim.Optimizer) -> None:
-    """Give each weight of an Adam a rate in proportion to its own size, 1 at the deviation of Caffe's filters.
-
-    Adam's step is its rate, whatever the gradient. Data-dependent scales give filters on pixels a deviation of
-    8e-4, of which a rate of 1e-4 changes an eighth at every step: after ten of them nothing is left of the filters
-    that the start had made. Called when the layers have their scales; each weight has a group of its own by then.
-    """
-    for group in optimizer.param_groups:
-        (parameter,) = group["params"]
-        if parameter.ndim > 1:
-            size, inputs = float(parameter.detach().square().mean().sqrt()), parameter[0].numel()
-            group["lr"] *= size / CAFFE_DEVIATION * (CAFFE_INPUTS / inputs) ** 0.5
 
 
 def schedule(optimizer: torch.optim.Optimizer, *, iteration: int, solver: Solver) -> None:

@@ -19,7 +19,7 @@ from pretrain.store import Source, Store
 from pretrain.tracks import LENGTH, STRIDE, find_videos, tracks
 
 SUPERVISION = "motion"
-VERSION = 3  # 1: tracks of one video were negatives of each other
+VERSION = 2  # 1: tracks of one video were negatives of each other
 MASKS = ()
 STARTS = ()
 TINY = Defaults(iterations=60, batch=8, rate=1e-4, calibrate=True)

@@ -26,7 +26,7 @@ from pretrain.precision import autocast
 from pretrain.pretext import Loss
 from pretrain.progress import Progress, checkpoint_due, log
 from pretrain.randomness import ALONE, Draw, Shard, generator, reseed
-from pretrain.solver import fit_rates, optimizer, schedule
+from pretrain.solver import optimizer, schedule
 from pretrain.store import Source
 
 Budget = Literal["tiny", "paper"]
@@ -226,8 +226,6 @@ def _train(run: Run) -> float:
         for iteration, batch in enumerate(journal.timed(stream), start=start + 1):
             if iteration == 1:
                 _calibrate(run, run.data)
-                if config.calibrate or config.start:
-                    fit_rates(run.optimizer)
                 if 0 in run.save_at:
                     _save_on_the_way(run, batch, 0, 0.0)
             loss = _step(run, batch, iteration)
