@@ -290,6 +290,13 @@ def data_subset(options: argparse.Namespace) -> Answer:
     return 0, f"{options.dir}\n"
 
 
+def data_holdout(options: argparse.Namespace) -> Answer:
+    from benchmarks.holdout import hold_out
+
+    hold_out(options.source, options.dir, every=options.every)
+    return 0, f"{options.dir}\n"
+
+
 def data_check(options: argparse.Namespace) -> Answer:
     from benchmarks.data import check
 
