@@ -18,7 +18,7 @@ FOLDERS = ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationObject
 
 
 def hold_out(source: Path, target: Path, *, every: int = EVERY) -> None:
-    """Part the training sets of the VOCdevkit in `source`: in `target` one id in `every` is tested on, the rest trained.
+    """Part the training sets of the VOCdevkit in `source`: in `target`, one id in `every` is tested on.
 
     The lists are new, the images are links. `target` appears whole or not at all. Raises Usage when it is there
     already, Missing when neither year is in `source`.
