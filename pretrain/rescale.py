@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pretrain.alexnet import AlexNet
 from pretrain.files import Failed
 from pretrain.filters import Kind, Layer, fill
+from pretrain.precision import widened
 from pretrain.progress import log
 
 IMAGES = 160  # of the within-layer step: released code, 10 batches of 16
@@ -37,7 +38,7 @@ def calibrate(layers: Sequence[nn.Linear | nn.Conv2d], forward: Callable[[], obj
 
 def _normalise(layer: Layer, *outputs: Tensor) -> None:
     """Rescale `layer`, whose outputs (N×C×…) these are, to deviation 1 and mean 0.1 per channel."""
-    output = torch.cat([o.movedim(1, -1).flatten(0, -2) for o in outputs])
+    output = torch.cat([widened(o).movedim(1, -1).flatten(0, -2) for o in outputs])
     mean, deviation = mean_and_deviation(output)
     layer.weight /= deviation.view(-1, *[1] * (layer.weight.ndim - 1))
     assert layer.bias is not None

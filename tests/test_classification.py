@@ -50,14 +50,16 @@ def test_variants_differ_in_what_is_trained_alone(base):
         assert variant.sha256 != RECIPES[base].sha256
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("trained", ["all", "fc6-8", "fc8"])
-def test_what_is_not_trained_stays_as_it_was(trained, encoder, tiny, tmp_path):
-    recipe = dataclasses.replace(SMALL, trained=trained, iterations=2, decay=0.1, calibrated=False)
+def test_what_is_not_trained_stays_as_it_was(trained, calibrated, encoder, tiny, tmp_path):
+    recipe = dataclasses.replace(SMALL, trained=trained, iterations=2, decay=0.1, calibrated=calibrated)
     run(encoder, tiny, tmp_path, recipe)
     before = build(encoder, recipe, seed=0, device=CPU)[0].state_dict()
     after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"]
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"all": {"trunk", "head", "fc8"}, "fc6-8": {"head", "fc8"}, "fc8": {"fc8"}}[trained]
+    expected = {"all": {"trunk", "head", "fc8"}, "fc6-8": {"head", "fc8"}, "fc8": {"fc8"}}[trained]
+    assert changed == expected | ({"head"} if calibrated else set())  # which is prepared
 
 
 def test_the_encoder_is_inside_and_the_head_is_fresh(encoder):

@@ -70,6 +70,40 @@ def test_one_step_changes_all_layers_by_about_the_same_share() -> None:
     assert set(rates) == set(trunk.state_dict())
 
 
+def test_the_order_of_images_changes_nothing() -> None:
+    """Tasks run the trunk image by image; a blank last one must not decide for the biases."""
+    trunk, images = he_filled(3), 60 * torch.randn(2, 3, 99, 99)
+    images[1] = 0.0
+    one, two = (
+        trunk_rates(trunk, lambda order=order: torch.cat([trunk(images[i : i + 1]) for i in order]),  # type: ignore[misc]
+                    times=1.0, prefix="", seed=0)
+        for order in ((0, 1), (1, 0))
+    )  # fmt: skip
+    biases = [name for name in one if name.endswith("bias")]
+    shares = [two[name] / two[name.replace("bias", "weight")] for name in biases]
+    assert [one[name] / one[name.replace("bias", "weight")] for name in biases] == pytest.approx(shares)
+    assert one["conv1.bias"] == pytest.approx(one["conv1.weight"] * float(images.square().mean()), rel=1e-5)
+
+
+def test_a_layer_that_hardly_any_gradient_reaches_is_bounded() -> None:
+    trunk, images = he_filled(4), 60 * torch.randn(2, 3, 99, 99)
+    with torch.no_grad():
+        trunk.conv4.bias.fill_(-1e3)
+        trunk.conv4.bias[0] = 10.0
+        trunk.conv5.weight[:, 0] *= 1e-12
+    rates = trunk_rates(trunk, lambda: trunk(images), times=1.0, prefix="", seed=0)
+    steps = {
+        name: rates[f"{name}.weight"] / float(getattr(trunk, name).weight.norm()) ** 2 for name in ("conv1", "conv5")
+    }
+    assert steps["conv1"] <= steps["conv5"] * 1001
+
+
+def test_gradients_that_are_not_finite_are_an_error() -> None:
+    trunk = he_filled(5)
+    with pytest.raises(Failed, match="not finite"):
+        trunk_rates(trunk, lambda: trunk(torch.full((1, 3, 99, 99), 1e38)), times=1.0, prefix="", seed=0)
+
+
 def test_a_layer_without_gradient_stays_as_it_is() -> None:
     trunk = he_filled(2)
     torch.nn.init.zeros_(trunk.conv4.weight)

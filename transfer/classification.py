@@ -205,7 +205,7 @@ def _prepare(model: Classifier, images: Sequence[Tensor], recipe: Recipe, *, see
     crops = random_crops(sample, recipe, generator(seed, "calibrate"))
     model.eval()
     model.head.prepare(lambda: model(crops))
-    if recipe.trunk_rate is None:
+    if recipe.trunk_rate is None or recipe.trained != "all":
         return None
     top = lambda: model.head.standardise(model.trunk(crops))  # noqa: E731
     return trunk_rates(model.trunk, top, times=recipe.trunk_rate, prefix="trunk.", seed=seed)

@@ -1,5 +1,6 @@
 """The fresh layers of every transfer (paper B): fc6 and fc7, and how the shrunken recipes start them."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,10 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pretrain.alexnet import AlexNet
+from pretrain.files import Failed
 from pretrain.fillers import filled
 from pretrain.filters import Layer
 from pretrain.randomness import generator
 from pretrain.rescale import calibrate, mean_and_deviation
+
+FAINTEST = 1e-3  # see trunk_rates
 
 
 class Standardise(nn.Module):
@@ -44,7 +48,7 @@ def prepare(standardise: Standardise, layers: Sequence[Layer], forward: Callable
     hook = standardise.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
     forward()
     hook.remove()
-    mean, deviation = mean_and_deviation(torch.cat([x.movedim(1, -1).flatten(0, -2) for x in kept]))
+    mean, deviation = mean_and_deviation(torch.cat([x.float().movedim(1, -1).flatten(0, -2) for x in kept]))
     standardise.mean.copy_(mean)
     standardise.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
     calibrate(layers, forward)
@@ -83,24 +87,32 @@ def trunk_rates(trunk: AlexNet, top: Callable[[], Tensor], *, times: float, pref
     the standardised features of some images; a random gradient of length 1 is sent into them, and a layer's
     multiplier is the length of its weights over that of their gradient: Krähenbühl et al.'s between-layer step
     (protocols 7.7), with the rates changed and not the weights. A bias is a weight on an input of 1, so it has the
-    multiplier of its layer times the mean square of the layer's input. A layer that no gradient reaches has 0.
+    multiplier of its layer times the mean square of the layer's input. A layer that no gradient reaches has 0; one
+    that hardly any reaches has that of FAINTEST of the strongest. Raises Failed when a gradient is not finite.
     With one rate for all, the ImageNet features of a network that takes pixels in [0, 1] were gone after minutes.
     """
-    squares: dict[nn.Module, float] = {}
-    hooks = [
-        conv.register_forward_pre_hook(lambda m, x: squares.__setitem__(m, float(x[0].detach().square().mean())))
-        for conv in trunk.convs()
-    ]
+    inputs: dict[nn.Module, list[Tensor]] = {conv: [] for conv in trunk.convs()}
+    hooks = [conv.register_forward_pre_hook(lambda m, x: inputs[m].append(_squares(x[0]))) for conv in inputs]
     with torch.enable_grad():
         features = top()
     for hook in hooks:
         hook.remove()
     random = torch.randn(features.shape, generator=generator(seed, "trunk rates")).to(features.device)
     weights = [conv.weight for conv in trunk.convs()]
-    rates: dict[str, float] = {}
     gradients = torch.autograd.grad(features, weights, random / random.norm())
-    for k, (conv, gradient) in enumerate(zip(trunk.convs(), gradients, strict=True), start=1):
-        length = float(gradient.norm())
-        rate = times * float(conv.weight.detach().norm()) / length if length > 0 else 0.0
-        rates |= {f"{prefix}conv{k}.weight": rate, f"{prefix}conv{k}.bias": rate * squares[conv]}
+    lengths = [(float(weight.detach().norm()), float(g.norm())) for weight, g in zip(weights, gradients, strict=True)]
+    if not all(math.isfinite(length) for pair in lengths for length in pair):
+        raise Failed("the gradient in some of conv1–conv5 is not finite: check how the encoder was trained")
+    faintest = FAINTEST * max(weight * gradient for weight, gradient in lengths)
+    rates: dict[str, float] = {}
+    for k, (seen, (weight, gradient)) in enumerate(zip(inputs.values(), lengths, strict=True), start=1):
+        # The product of the two lengths does not depend on the layer's scale, so nor does the bound.
+        rate = times * weight**2 / max(weight * gradient, faintest) if gradient > 0 else 0.0
+        square, count = torch.stack(seen).sum(0).tolist()
+        rates |= {f"{prefix}conv{k}.weight": rate, f"{prefix}conv{k}.bias": rate * square / count}
     return rates
+
+
+def _squares(x: Tensor) -> Tensor:
+    """The sum of squares and the number of values."""
+    return torch.stack([x.detach().double().square().sum(), torch.tensor(float(x.numel()), dtype=torch.float64)])
