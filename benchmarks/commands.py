@@ -122,7 +122,9 @@ def transfer(options: argparse.Namespace) -> Answer:
     from transfer.probes.descriptors import Descriptor
 
     names = chosen_tasks(options.task)
-    recipe = options.recipe + (BF16 if options.precision == "bf16" else "")
+    if options.precision == "bf16" and set(names) & set(tasks("probes")):
+        raise Usage("--precision bf16: frozen features are computed in float32: leave it out")
+    recipe = options.recipe.removesuffix(BF16) + BF16 if options.precision == "bf16" else options.recipe
     check_recipe(recipe, names)
     if options.features:
         check_probes(names, f"--features {options.features}")

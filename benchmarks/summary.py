@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import probes
-from benchmarks.controls import LABELS, control_lines
+from benchmarks.bootstrap import LEVEL
+from benchmarks.controls import control_lines, imagenet
 from benchmarks.probes import column_cells, measured
 from benchmarks.results import read_results
 from benchmarks.rows import Measured, cell, marks
@@ -27,11 +28,15 @@ def report(results: Path, *, recipe: str) -> str:
 
 
 def markdown(section: Section) -> str:
-    """The table, what its letters mean, what the controls showed."""
+    """What it is, the table, what its letters mean, what the controls showed."""
     shown = ["svm", *tasks("table2")]
     control = control_lines(section.results, [task for task in shown if task in section.data()])
     text = frame(section).to_markdown(index=False, disable_numparse=True)
-    return "\n".join([text, "", f"- {control}.", f"- {LETTERS}", ""])
+    what = (
+        f"Recipe `{section.recipe}`, percent: mean ± standard deviation over seeds (number of seeds) [{LEVEL}% "
+        "bootstrap interval over the test images] letters."
+    )
+    return "\n".join([what, "", text, "", f"- {control}.", f"- {LETTERS}", ""])
 
 
 def frame(section: Section) -> pd.DataFrame:
@@ -52,7 +57,7 @@ def _task(found: Sequence[Measured], task: str) -> list[str]:
 
 def _place(row: Measured) -> int:
     """0 for ImageNet's features, 1, 2 for the controls without training, 3 for the methods."""
-    if any(said.get("supervision") == LABELS for said in row.provenances()):
+    if imagenet(row.results[0]):
         return 0
     result = row.results[0]
     raw = result["method"] in CONTROLS and not result["variant"]

@@ -9,14 +9,14 @@ from pretrain.alexnet import AlexNet
 
 
 @torch.no_grad()
-def layer_statistics(trunk: AlexNet, images: Tensor) -> dict[str, dict[str, float | None]]:
+def layer_statistics(trunk: AlexNet, images: Tensor, *, trained: AlexNet) -> dict[str, dict[str, float | None]]:
     """N×3×227×227 → for each of conv1 … conv5, what stands in front of and behind its ReLU, over images and places.
 
     mean, deviation: of the activations behind the ReLU (over all values). between_images: the share of their
     variance per unit that lies between images (the rest is the same for every image, and says nothing about one).
     dead: the share of channels that are zero everywhere; constant: of those that are never zero, so that the ReLU
-    does nothing. gradient: root mean square of the last step's gradient over that of the weights; None before the
-    first step.
+    does nothing. gradient: root mean square of the last step's gradient over that of the weights, in `trained`
+    (`trunk` itself, unless that has norms folded in which it learns with); None before the first step.
     """
     outputs: dict[str, Tensor] = {}
     names = [f"conv{k}" for k in range(1, 6)]
@@ -31,7 +31,7 @@ def layer_statistics(trunk: AlexNet, images: Tensor) -> dict[str, dict[str, floa
         for hook in hooks:
             hook.remove()
     found: dict[str, dict[str, float | None]] = {}
-    for name, conv in zip(names, trunk.convs(), strict=True):
+    for name, conv in zip(names, trained.convs(), strict=True):
         found[name] = {**_activations(outputs[name]), "gradient": _gradient(conv.weight)}
     return found
 

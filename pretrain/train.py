@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import ADAM, Dataset, Folders, Precision, Solver, method_module, parallel, provenance
-from pretrain.alexnet import mean_rgb, read_encoder, save_encoder
+from pretrain.alexnet import AlexNet, mean_rgb, read_encoder, save_encoder
 from pretrain.files import Failed, Usage, atomic, load_checkpoint, save_checkpoint, write_text
 from pretrain.images import batches, held_out_batches
 from pretrain.journal import Journal
@@ -86,6 +86,8 @@ def configure(
         raise Usage(f"--start {start}: method {method} takes {', '.join(module.STARTS) or 'no other start'}")
     if iterations and not chosen.iterations:
         raise Usage(f"method {method} is not trained: leave --iterations out, or give 0")
+    if precision != "fp32" and not chosen.iterations:
+        raise Usage(f"--precision {precision}: method {method} is not trained: leave it out")
     return Config(
         method=method,
         mask=mask,
@@ -196,7 +198,9 @@ def _shapes(config: Config, folders: Folders) -> tuple[Tensor | None, dict[str, 
 
 
 def _folder(config: Config, data: Dataset | None, shapes: dict[str, Any] | None, runs: Path) -> Path:
-    identity = json.dumps([asdict(config), data and data.record["sha256"], shapes])
+    # What came later counts where it is not at its default: older runs keep their folders.
+    decides = {k: v for k, v in asdict(config).items() if (k, v) not in (("precision", "fp32"), ("start", ""))}
+    identity = json.dumps([decides, data and data.record["sha256"], shapes])
     return runs / "pretrain" / f"{config.name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
@@ -316,12 +320,23 @@ def _save_on_the_way(run: Run, batch: Any, iteration: int, seconds: float) -> No
     if run.shard.rank:
         return
     images = batch if isinstance(batch, Tensor) else batch[0]
-    layers = layer_statistics(run.pretext.encoder, images.flatten(0, -4))
+    trunk = run.pretext.trained()
+    layers = layer_statistics(trunk, images.flatten(0, -4), trained=run.pretext.encoder)
     trained = _provenance(run, seconds, {}) | {"iterations": iteration, "of_iterations": run.config.iterations}
     label = "-".join(filter(None, (run.config.label, f"at-{iteration}")))
     trained |= {"variant": replace(run.config, label=label).variant, "label": label, "layers": layers}
     trained["images_seen"] = iteration * run.config.batch
-    save_encoder(_saved(run.folder, iteration), run.pretext.trained(), trained)
+    path = _saved(run.folder, iteration)
+    if not _holds(path, trunk):  # a resumed run passes here again: what was scored meanwhile stays fresh
+        save_encoder(path, trunk, trained)
+
+
+def _holds(path: Path, trunk: AlexNet) -> bool:
+    """Whether the encoder file at `path` is there and has these very weights."""
+    if not path.is_file():
+        return False
+    state = trunk.state_dict()
+    return all(torch.equal(state[name].cpu(), tensor) for name, tensor in read_encoder(path).tensors.items())
 
 
 def _finite(run: Run, loss: Tensor, iteration: int) -> float:

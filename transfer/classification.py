@@ -216,8 +216,11 @@ def _resume(model: Classifier, optimizer: torch.optim.Optimizer, work: Path) -> 
     saved = load_checkpoint(work / "checkpoint.pt")
     if saved is None:
         return 0
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    try:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise Failed(f"{work / 'checkpoint.pt'}: a checkpoint of other code: delete it to start over") from error
     return int(saved["iteration"])
 
 

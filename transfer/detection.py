@@ -198,8 +198,11 @@ def resume(model: Any, optimizer: torch.optim.Optimizer, path: Path, run: str) -
     if state["run"] != run:
         log(f"{path}: of another run (encoder, recipe or seed): starting over")
         return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise Failed(f"{path}: a checkpoint of other code: delete it to start this run over") from error
     return int(state["done"])
 
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from pretrain.files import Failed
 
-REMEDY = "balance the encoder (`bench rescale`), or check how it was pre-trained; nothing was recorded"
+REMEDY = "check how the encoder was pre-trained (for `paper`, try `bench rescale` on it); nothing was recorded"
 
 
 def check_finite(model: nn.Module, *, task: str) -> None:

@@ -290,8 +290,11 @@ def restore(runner: Runner, path: Path, *, identity: str) -> tuple[int, dict[int
     if state["identity"] != identity:
         log(f"{path}: of another run: starting over")
         return 0, {}
-    runner.model.load_state_dict(state["model"])
-    runner.optim_wrapper.load_state_dict(state["optimizer"])
+    try:
+        runner.model.load_state_dict(state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimizer"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise Failed(f"{path}: a checkpoint of other code: delete it to start this run over") from error
     runner.train_loop._iter = state["images"]
     return int(state["images"]), state["history"]
 
