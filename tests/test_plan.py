@@ -250,7 +250,7 @@ def test_the_embedded_data_comes_with_its_own_budget(plan, tiny):
 
 
 def test_the_shipped_plan_of_the_embedded_data_is_whole(here, tiny):
-    assert {path.stem for path in PLANS.glob("*.yaml")} == {"tiny", "quick", "paper"}
+    assert {path.stem for path in PLANS.glob("*.yaml")} == {"demo", "tiny", "quick", "controls", "probes", "paper"}
     read = read_plan(find_plan("tiny"))
     assert {dataclasses.asdict(entry)["row"].split("-")[0] for entry in read.entries} == set(METHODS)
     assert len(read.read) == 3

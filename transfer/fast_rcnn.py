@@ -94,7 +94,7 @@ class Trunk(Backbone):  # type: ignore[misc]
     encoder with another mean (pad_value) that part is not its own zero. A test image stands alone, and has none.
     """
 
-    def __init__(self, architecture: Architecture, precision: Precision) -> None:
+    def __init__(self, architecture: Architecture, precision: Precision = "fp32") -> None:
         super().__init__()
         self.trunk, self.precision = AlexNet(architecture, conv1_pad=5, pool1_pad=1, pool2_pad=1), precision
 
