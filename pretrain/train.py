@@ -309,7 +309,7 @@ def _check_saved(folder: Path, save_at: Sequence[int], done: int) -> None:
     """Raise Usage when an encoder that was to be saved on the way is not there, and training is past it."""
     for iteration in save_at:
         if iteration <= done and not _saved(folder, iteration).is_file():
-            raise Usage(f"--save-at {iteration}: {folder} is past that: delete it to train again, or leave this out")
+            raise Usage(f"--save-at {iteration}: {folder} has passed it: delete that to train again, or leave this out")
 
 
 def _save_on_the_way(run: Run, batch: Any, iteration: int, seconds: float) -> None:

@@ -122,9 +122,9 @@ def test_what_cannot_be_saved_is_refused(whole: Path, tiny: Path, tmp_path: Path
     assert again.parent == whole
     with pytest.raises(Usage) as caught:
         train(SHORT, tiny, whole.parents[1], 2, 3)
-    assert str(caught.value) == f"--save-at 3: {whole} is past that: delete it to train again, or leave this out"
+    assert str(caught.value) == f"--save-at 3: {whole} has passed it: delete that to train again, or leave this out"
     folder = stopped(SHORT, tiny, tmp_path, at=3)
-    with pytest.raises(Usage, match=f"^--save-at 2: {folder} is past that: delete it to train again"):
+    with pytest.raises(Usage, match=f"^--save-at 2: {folder} has passed it: delete that to train again"):
         train(SHORT, tiny, tmp_path, 2, 3)
     train(SHORT, tiny, tmp_path, 3)  # which is still to come
     assert [path.name for path in folder.glob("encoder-*")] == ["encoder-000003.safetensors"]

@@ -87,7 +87,7 @@ def _whole(folder: Path) -> dict[str, str] | None:
         if wrong := [layer for layer, digest in files.items() if sha256(folder / f"{layer}.npy") != digest]:
             raise ValueError(f"{wrong[0]}.npy has changed")
     except (ValueError, AttributeError, OSError, Failed) as error:
-        log(f"{folder}: damaged features ({error}): computed again")
+        log(f"{folder}: damaged features ({error}): recomputing")
         return None
     return files
 
