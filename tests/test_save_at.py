@@ -99,11 +99,14 @@ def test_it_equals_the_end_of_a_run_that_ends_there(whole: Path, tiny: Path, tmp
     assert not same(saved(whole, 0), saved(whole, 2))
 
 
-def test_a_run_that_was_killed_leaves_the_same(whole: Path, tiny: Path, tmp_path: Path) -> None:
-    """Behind an encoder on the way, which then stays as it is."""
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_run_that_was_killed_leaves_the_same(lost: bool, whole: Path, tiny: Path, tmp_path: Path) -> None:
+    """Behind an encoder on the way, which stays as it is, also where the run passes it again (no checkpoint)."""
     folder = stopped(SHORT, tiny, tmp_path, *AT, at=3)
     there = {path: path.stat().st_mtime_ns for path in folder.glob("encoder-*")}
     assert len(there) == 2
+    if lost:
+        (folder / "checkpoint.pt").unlink()
     train(SHORT, tiny, tmp_path, *AT)
     for iteration in AT:
         ours, theirs = saved(folder, iteration), saved(whole, iteration)

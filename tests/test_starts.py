@@ -111,7 +111,7 @@ def test_the_statistics_of_layers_by_hand() -> None:
         trunk.conv1.bias.copy_(torch.tensor([-1.0, 2.0, 0.0, 0.0]))  # type: ignore[union-attr]
         trunk.conv1.weight[2], trunk.conv1.weight[3] = 1 / 363, -2 / 363
     trunk.conv1.weight.grad = 3 * trunk.conv1.weight.detach()
-    found = layer_statistics(trunk, images)
+    found = layer_statistics(trunk, images, trained=trunk)
     # Behind the ReLU: 0 0, 2 2, 1 0 and 0 2: mean 7/8, variance 13/8 - 49/64; a channel's between images: 0, 0, 1/4, 1.
     assert found["conv1"] == pytest.approx(
         {
@@ -126,6 +126,10 @@ def test_the_statistics_of_layers_by_hand() -> None:
     )
     nothing = {"mean": 0.0, "deviation": 0.0, "between_images": 0.0, "dead": 1.0, "constant": 0.0, "gradient": None}
     assert all(found[f"conv{k}"] == nothing for k in range(2, 6))
+    learning = AlexNet(Architecture(widths=(4,) * 5))  # what has the norms apart that `trunk` has folded in
+    learning.conv3.weight.grad = 2 * learning.conv3.weight.detach()
+    gradients = [one["gradient"] for one in layer_statistics(trunk, images, trained=learning).values()]
+    assert gradients == [None, None, pytest.approx(2.0), None, None]
 
 
 def test_looking_at_layers_leaves_no_trace() -> None:
@@ -133,7 +137,8 @@ def test_looking_at_layers_leaves_no_trace() -> None:
     trunk = AlexNet(Architecture(widths=(4,) * 5))
     before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
     random = torch.get_rng_state()
-    layer_statistics(trunk, torch.randn(1, 3, 227, 227, generator=torch.Generator().manual_seed(0)))
+    images = torch.randn(1, 3, 227, 227, generator=torch.Generator().manual_seed(0))
+    layer_statistics(trunk, images, trained=trunk)
     assert all(torch.equal(before[name], tensor) for name, tensor in trunk.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(conv.weight.grad is None and not conv._forward_hooks for conv in trunk.convs())
