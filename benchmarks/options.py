@@ -265,14 +265,19 @@ def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
         "table2", help="print Table 2", description="Print the table of all results on stdout."
     )
-    parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
-    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
+    _add_form(parser)
     parser.add_argument("--with", choices=("successors",), dest="also", help="later papers' published rows too")
     parser.add_argument(
         "--long", action="store_true", help="the classes' scores too; in csv and json these alone, a record each"
     )
     _add_results(parser)
     parser.set_defaults(command=commands.table2)
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    """Of a report on all results: its format, and which recipe's."""
+    parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
+    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
 
 
 def _add_summary(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
@@ -290,8 +295,7 @@ def _add_probes(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
         "probes", help="print the table of frozen features", description="Print the probes of all rows on stdout."
     )
-    parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
-    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
+    _add_form(parser)
     _add_results(parser)
     parser.set_defaults(command=commands.probes)
 

@@ -13,11 +13,10 @@ from pretrain.alexnet import CROP, AlexNet
 from pretrain.images import still_images
 from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
-from pretrain.randomness import Draw, generator
-from pretrain.rescale import calibrate, initialise, mean_and_deviation, rescale_trunk
+from pretrain.randomness import Draw
+from pretrain.rescale import calibrate, kmeans_trunk, mean_and_deviation
 
 Distance = Literal["l2", "l1"]
-Start = Literal["", "scaled", "kmeans"]
 SUPERVISION = "context"
 VERSION = 2
 # The model of Table 2 was trained with random-region holes (protocols 2.2).
@@ -169,9 +168,7 @@ class ContextEncoder(Pretext[Tensor]):
         Paper: "random initialization" (figure 9 and 5.2), no more; we: Caffe's fillers unless asked.
         """
         if start == "kmeans":
-            random = generator(torch.initial_seed(), "kmeans")
-            initialise(self.encoder.convs(), lambda: self.encoder(batch), kind="kmeans", random=random)
-            rescale_trunk(self.encoder, batch, random=random)
+            kmeans_trunk(self.encoder, batch)
         else:
             calibrate(self.encoder.convs(), lambda: self.encoder(batch))
 

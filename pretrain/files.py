@@ -116,6 +116,15 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 @contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Say of a state that does not fit that the checkpoint at `path` is not one of what is built here: Failed."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise Failed(f"{path}: not a checkpoint of this network: delete it to start this run over") from error
+
+
+@contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold `path` alone, waiting for whoever holds it. The system lets go of it when the process dies."""
     import fcntl

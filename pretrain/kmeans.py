@@ -5,15 +5,14 @@ Published: 56.6 / 45.6 / 32.6, above the context encoder in all three columns.
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from pretrain import Dataset, Defaults
 from pretrain.alexnet import AlexNet
 from pretrain.images import still_images
 from pretrain.pretext import Pretext
-from pretrain.randomness import Draw, generator
-from pretrain.rescale import IMAGES, initialise, rescale_trunk
+from pretrain.randomness import Draw
+from pretrain.rescale import IMAGES, kmeans_trunk
 
 SUPERVISION = "initialization"
 VERSION = 1
@@ -46,6 +45,4 @@ class KMeans(Pretext[Tensor]):
     def calibrate(self, batch: Tensor, draw: Draw, *, fresh: bool) -> None:
         """N×3×227×227: the within-layer step with k-means filters, conv1 to conv5, then the between-layer step."""
         del draw, fresh
-        random = generator(torch.initial_seed(), "kmeans")
-        initialise(self.encoder.convs(), lambda: self.encoder(batch), kind="kmeans", random=random)
-        rescale_trunk(self.encoder, batch, random=random)
+        kmeans_trunk(self.encoder, batch)

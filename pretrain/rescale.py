@@ -13,6 +13,7 @@ from pretrain.files import Failed
 from pretrain.filters import Kind, Layer, fill
 from pretrain.precision import widened
 from pretrain.progress import log
+from pretrain.randomness import generator
 
 IMAGES = 160  # of the within-layer step: released code, 10 batches of 16
 BALANCED = 16  # of the between-layer step: released code, one batch
@@ -64,7 +65,7 @@ def initialise(layers: Sequence[Layer], forward: Callable[[], object], *, kind: 
         fill(layer, inputs[0], kind=kind, random=random)
         _normalise(layer, layer.forward(inputs[0]))
 
-    with _hooked(layers, arrive):
+    with hooked(layers, arrive):
         forward()
 
 
@@ -128,7 +129,7 @@ class _Scales:
                 layer.bias *= factor * (scale / before if (before := self.before.get(layer)) else 1.0)
             self.before[layer] = scale
 
-        with _hooked(list(self.names), arrive), torch.enable_grad():
+        with hooked(list(self.names), arrive), torch.enable_grad():
             return network(images)
 
 
@@ -173,8 +174,18 @@ def rescale_trunk(trunk: AlexNet, images: Tensor, *, random: torch.Generator) ->
     return balance(layers, trunk, images[:BALANCED], random=random)
 
 
+def kmeans_trunk(trunk: AlexNet, images: Tensor) -> None:
+    """Start `trunk` from N×3×227×227 images: k-means filters, conv1 to conv5, then the between-layer step.
+
+    Random numbers follow from the seed of torch's global generator.
+    """
+    random = generator(torch.initial_seed(), "kmeans")
+    initialise(trunk.convs(), lambda: trunk(images), kind="kmeans", random=random)
+    rescale_trunk(trunk, images, random=random)
+
+
 @contextmanager
-def _hooked(layers: Sequence[nn.Module], arrive: Callable[..., None]) -> Iterator[None]:
+def hooked(layers: Sequence[nn.Module], arrive: Callable[..., None]) -> Iterator[None]:
     """Call `arrive(layer, inputs)` before each of `layers` runs."""
     hooks = [layer.register_forward_pre_hook(arrive) for layer in layers]
     try:

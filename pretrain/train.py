@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import ADAM, Dataset, Folders, Precision, Solver, method_module, parallel, provenance
 from pretrain.alexnet import AlexNet, mean_rgb, read_encoder, save_encoder
-from pretrain.files import Failed, Usage, atomic, load_checkpoint, save_checkpoint, write_text
+from pretrain.files import Failed, Usage, atomic, load_checkpoint, restoring, save_checkpoint, write_text
 from pretrain.images import batches, held_out_batches
 from pretrain.journal import Journal
 from pretrain.layers import layer_statistics
@@ -356,13 +356,10 @@ def _checkpoint(run: Run, iteration: int, seconds: float) -> None:
 
 def _restore(run: Run, saved: dict[str, Any]) -> tuple[int, float]:
     """Put what _checkpoint saved in its place; return its iteration and seconds."""
-    try:
+    with restoring(run.folder / "checkpoint.pt"):
         run.pretext.load_state_dict(saved["pretext"])
         run.optimizer.load_state_dict(saved["optimizer"])
-        return saved["iteration"], saved["seconds"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        path = run.folder / "checkpoint.pt"
-        raise Failed(f"{path}: not a checkpoint of this network: delete it to start this run over") from error
+    return saved["iteration"], saved["seconds"]
 
 
 @torch.no_grad()

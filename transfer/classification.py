@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
-from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
+from pretrain.files import Failed, digest, load_checkpoint, restoring, save_checkpoint
 from pretrain.fillers import filled
 from pretrain.precision import autocast, widened
 from pretrain.progress import Progress, checkpoint_due, progress
@@ -216,11 +216,9 @@ def _resume(model: Classifier, optimizer: torch.optim.Optimizer, work: Path) -> 
     saved = load_checkpoint(work / "checkpoint.pt")
     if saved is None:
         return 0
-    try:
+    with restoring(work / "checkpoint.pt"):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise Failed(f"{work / 'checkpoint.pt'}: a checkpoint of other code: delete it to start over") from error
     return int(saved["iteration"])
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretrain.alexnet import Encoder, load_encoder
-from pretrain.files import Failed, digest, load_checkpoint, save_checkpoint
+from pretrain.files import Failed, digest, load_checkpoint, restoring, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, log, progress
 from pretrain.randomness import derived, generator, reseed, shuffled
 from pretrain.solver import parameter_groups, set_rates
@@ -198,11 +198,9 @@ def resume(model: Any, optimizer: torch.optim.Optimizer, path: Path, run: str) -
     if state["run"] != run:
         log(f"{path}: of another run (encoder, recipe or seed): starting over")
         return 0
-    try:
+    with restoring(path):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise Failed(f"{path}: a checkpoint of other code: delete it to start this run over") from error
     return int(state["done"])
 
 

@@ -12,7 +12,7 @@ from pretrain.files import Failed
 from pretrain.fillers import filled
 from pretrain.filters import Layer
 from pretrain.randomness import generator
-from pretrain.rescale import calibrate, mean_and_deviation
+from pretrain.rescale import calibrate, hooked, mean_and_deviation
 
 FAINTEST = 1e-3  # see trunk_rates
 
@@ -45,9 +45,8 @@ def prepare(standardise: Standardise, layers: Sequence[Layer], forward: Callable
     with a deviation of 0.1 on it, and SGD spends thousands of iterations on that constant. `paper` does without.
     """
     kept: list[Tensor] = []
-    hook = standardise.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
-    forward()
-    hook.remove()
+    with hooked([standardise], lambda _module, inputs: kept.append(inputs[0])):
+        forward()
     mean, deviation = mean_and_deviation(torch.cat([x.float().movedim(1, -1).flatten(0, -2) for x in kept]))
     standardise.mean.copy_(mean)
     standardise.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
@@ -92,11 +91,8 @@ def trunk_rates(trunk: AlexNet, top: Callable[[], Tensor], *, times: float, pref
     With one rate for all, the ImageNet features of a network that takes pixels in [0, 1] were gone after minutes.
     """
     inputs: dict[nn.Module, list[Tensor]] = {conv: [] for conv in trunk.convs()}
-    hooks = [conv.register_forward_pre_hook(lambda m, x: inputs[m].append(_squares(x[0]))) for conv in inputs]
-    with torch.enable_grad():
+    with hooked(trunk.convs(), lambda conv, x: inputs[conv].append(_squares(x[0]))), torch.enable_grad():
         features = top()
-    for hook in hooks:
-        hook.remove()
     random = torch.randn(features.shape, generator=generator(seed, "trunk rates")).to(features.device)
     weights = [conv.weight for conv in trunk.convs()]
     gradients = torch.autograd.grad(features, weights, random / random.norm())

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import transfer
 from pretrain.alexnet import CAFFENET, Architecture, Encoder, load_encoder
-from pretrain.files import Failed, Missing, digest, load_checkpoint, save_checkpoint
+from pretrain.files import Failed, Missing, digest, load_checkpoint, restoring, save_checkpoint
 from pretrain.progress import Progress, checkpoint_due, log
 from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
@@ -290,11 +290,9 @@ def restore(runner: Runner, path: Path, *, identity: str) -> tuple[int, dict[int
     if state["identity"] != identity:
         log(f"{path}: of another run: starting over")
         return 0, {}
-    try:
+    with restoring(path):
         runner.model.load_state_dict(state["model"])
         runner.optim_wrapper.load_state_dict(state["optimizer"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise Failed(f"{path}: a checkpoint of other code: delete it to start this run over") from error
     runner.train_loop._iter = state["images"]
     return int(state["images"]), state["history"]
 
