@@ -47,6 +47,11 @@ class Known:
         """Whether the file at `path` has the known checksum; None when none is known."""
         return None if (sums := self._sums()) is None else digests(path, sums[0])[sums[0]].startswith(sums[1])
 
+    @property
+    def checksum(self) -> str:
+        """The known checksum, whole or its first digits; "" when none is known."""
+        return (self._sums() or ("", ""))[1]
+
     def _sums(self) -> tuple[str, str] | None:
         return next(((name, getattr(self, name)) for name in ALGORITHMS if getattr(self, name)), None)
 

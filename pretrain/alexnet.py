@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing, atomic, sha256
 from pretrain.padding import FilledConv2d
 from pretrain.precision import widened
@@ -260,8 +261,12 @@ def _architecture(path: Path, said: Any) -> Architecture:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        if why := mistaken(head_of(path), ".safetensors"):
+            raise Failed(f"{path}: {why}")
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except Failed:
+        raise
     except Exception as error:
         raise Failed(
             f"{path}: not a readable safetensors file ({error}); pickles are never opened: "

@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing
 
 # message → field → (number, type); a message's name as the type, "[]" for repeated. Blob data is declared
@@ -103,6 +104,8 @@ def read_layers(path: Path) -> list[Layer]:
         raise Missing(f"{path}: no such file: {REMEDY}")
     if path.stat().st_size > LARGEST:
         raise Failed(f"{path}: more than 2 GiB, which no .caffemodel can be: {REMEDY}")
+    if why := mistaken(head_of(path), ".caffemodel"):
+        raise Failed(f"{path}: {why}; {REMEDY}")
     net = _net_parameter()()
     try:
         net.ParseFromString(path.read_bytes())
