@@ -41,11 +41,19 @@ def read_header(file: IO[bytes], *, size: int) -> np.dtype[Any]:
     return kind
 
 
+def check_zip(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError where a zip unpacks to more than LARGEST, or in a way that has no bound."""
+    entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > LARGEST:
+        raise ValueError(f"more than {LARGEST:,} bytes when unpacked")
+    if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
+        raise ValueError("in another packing than stored or deflated")
+
+
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of an `.npz` file by name. Raises Exceptions of many kinds, all for damage or for too much."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} bytes when unpacked")
+        check_zip(archive)
         found = {}
         for entry in archive.infolist():
             with archive.open(entry) as member:

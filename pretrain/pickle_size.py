@@ -1,7 +1,8 @@
 """How much a pickle unfolds to, counted opcode by opcode before anything of it is built.
 
 A few hundred bytes can share a tuple so often that hashing, printing or copying it never ends, and let
-one string be copied into gigabytes of arrays. Every object is counted here as often as it is reached.
+one string be copied into gigabytes of arrays. Every object is counted here as often as it is reached, and what
+is a key, an element of a set or an argument may not be more than a multiple of the file.
 """
 
 import pickletools
@@ -10,6 +11,9 @@ from typing import IO, Any
 DEEPEST = 400  # containers within each other: deeper ones overflow the interpreter's own stack when they are hashed
 TIMES = 16  # how many times its own size a pickle may unfold to, and
 ANYWAY = 2**24  # how much it may in any case: bytes and objects
+CALLS = {"REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ"}
+KEYS = {"SETITEM", "SETITEMS", "DICT"}  # of whose operands every second, from the top of the stack, is hashed
+USED = CALLS | {"ADDITEMS", "FROZENSET"}
 MARK = pickletools.markobject
 Count = tuple[int, int]  # what an object unfolds to, and how deep it is
 
@@ -69,13 +73,14 @@ class _Counter:
                 taken.append(top)
         rest = before.index(MARK) if MARK in before else len(before)
         taken += [self._popped() for _ in range(rest)]
+        used = taken[1::2] if opcode.name in KEYS else taken if opcode.name in USED else []
         size = 1 + own + sum(one for one, _ in taken)
-        depth = 1 + max((deep for _, deep in taken), default=0)
-        self.made += size if opcode.name in ("REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ") else 0
-        if size > self.most or self.made > self.most:
+        self.made += size if opcode.name in CALLS else 0
+        if self.made > self.most or sum(one for one, _ in used) > self.most:
             raise Unbounded(f"unfolds to more than {self.most:,} bytes")
-        if depth > DEEPEST:
+        if any(deep > DEEPEST for _, deep in used):
             raise Unbounded(f"nested deeper than {DEEPEST}")
+        size, depth = min(size, 2**63), 1 + max((deep for _, deep in taken), default=0)
         self.stack += [None if kind is MARK else (size, depth) for kind in pushed]
 
     def _top(self) -> Count:

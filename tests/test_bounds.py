@@ -111,7 +111,7 @@ def test_a_bytearray_by_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pth_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.foreign.tensors.LARGEST", 10_000)
+    monkeypatch.setattr("pretrain.npy.LARGEST", 10_000)
     with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data/0", bytes(20_000))
     with pytest.raises(Failed, match="when unpacked"):

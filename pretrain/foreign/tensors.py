@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing
-from pretrain.npy import LARGEST, read_header, read_npz
+from pretrain.npy import check_zip, read_header, read_npz
 from pretrain.pickle_size import check_pickle
 from pretrain.pickles import load_pickle
 
@@ -73,8 +73,7 @@ def _torch(path: Path) -> Any:
     """What torch.load reads, once its pickles are known to be bounded."""
     if head_of(path).startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > LARGEST:
-                raise ValueError(f"more than {LARGEST:,} bytes when unpacked")
+            check_zip(archive)
             for entry in archive.infolist():
                 if entry.filename.endswith(".pkl"):
                     _bounded(BytesIO(archive.read(entry)), entry.file_size, 1)

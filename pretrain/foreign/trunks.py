@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.alexnet import CAFFENET, KERNELS, Architecture
+from pretrain.alexnet import CAFFENET, KERNELS, WIDEST, Architecture
 from pretrain.files import Failed
 
 Norm = Literal["lrn", "lrn-before-pool", "none"]
 Order = Literal["rgb", "bgr"]
 Colour = tuple[float, float, float]
-WIDEST = 4096  # channels: a shape in a file costs nothing, the memory for it does
 
 
 @dataclass
