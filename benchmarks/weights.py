@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks.published import published
 from pretrain import METHODS, method_module, row_name
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing, Usage, sha256, write_text
 from pretrain.progress import log
 
@@ -148,7 +149,9 @@ def _known(path: Path, name: str | None) -> Known | None:
         if known := recognised(path):
             log(f"{path}: recognised by its checksum as {known.name!r} ({known.title})")
     elif (known := known_file(name)).matches(path) is False and not known.file.endswith(ARCHIVES):
-        raise Failed(f"{path}: its checksum is not that of {name!r}: `bench fetch {name}`, or leave --known out")
+        instead = mistaken(head_of(path), path.suffix)
+        why = f" ({instead})" if instead else ""
+        raise Failed(f"{path}: its checksum is not that of {name!r}{why}: `bench fetch {name}`, or leave --known out")
     if known and not known.importable:
         raise Failed(f"{path}: {known.name!r} cannot be imported: {known.remarks}")
     return known

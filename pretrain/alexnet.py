@@ -272,11 +272,9 @@ def _architecture(path: Path, said: Any) -> Architecture:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if why := mistaken(head_of(path), ".safetensors"):
-            raise Failed(f"{path}: {why}")
+            raise ValueError(why)
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except Failed:
-        raise
     except Exception as error:
         raise Failed(
             f"{path}: not a readable safetensors file ({error}); pickles are never opened: "

@@ -292,8 +292,8 @@ def test_no_provenance(provenance: str | None, tensors: Tensors, tmp_path: Path)
 
 
 DAMAGED: dict[str, Any] = {
-    "method is '../up', not a row's name": {"method": "../up"},
-    "'a\\x00b-central': not a row's name": {"method": "a\0b"},
+    "names it '../up-central': not a row's name": {"method": "../up"},
+    "provenance is damaged (method is no Unicode text)": {"method": "a\0b"},
     "more than 200 characters": {"variant": "v" * 300},
     "iterations is 'many', not a whole number": {"iterations": "many"},
     "iterations is 1.5, not": {"iterations": 1.5},
@@ -323,7 +323,7 @@ def test_a_damaged_provenance_names_the_field(said: str, tensors: Tensors, tmp_p
     path = tmp_path / "bad.safetensors"
     save_file(tensors, path, metadata={"provenance": json.dumps(PROVENANCE | DAMAGED[said])})
     message = refusal(path)
-    assert said.removeprefix("method is ").split(", not a row")[0] in message
+    assert said in message
     assert len(message) < 500
 
 
@@ -365,8 +365,7 @@ def test_a_damaged_architecture_is_told(said: str, tensors: Tensors, tmp_path: P
     own = Architecture().record() | changed if isinstance(changed, dict) and len(changed) == 1 else changed
     own = changed if said.endswith("fields,") else own
     save_file(tensors, path, metadata={"provenance": json.dumps(PROVENANCE | {"architecture": own})})
-    message = refusal(path)
-    assert said in message or (isinstance(own, str) and "architecture is 'CaffeNet', not a table" in message)
+    assert said in refusal(path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 8, 300, 5_000, 9_000_000, -1])
