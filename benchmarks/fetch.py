@@ -103,6 +103,8 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             log(f"{folder}: waiting for another `bench fetch`")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         yield
     finally:
         os.close(handle)

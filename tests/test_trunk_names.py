@@ -162,6 +162,7 @@ DROPPED: dict[str, tuple[Callable[[], State], State]] = {
         lambda: {f"net.{n}": t for n, t in plain().items()} | {"net.final.weight": torch.ones(2, 9)},
         {f"net.other.{kind}": C for kind in TORCH},
     ),
+    "a second trunk of other names": (lambda: plain() | sequential(), {"features.0": ONE}),
     "Caffe's in lists": (plain, {"bn2.0": C, "bn2.1": C, "bn2.2": ONE}),
 }  # fmt: skip
 

@@ -85,6 +85,9 @@ def _found(path: Path, tensors: dict[str, Tensor]) -> Found:
     prefix, named = _by_name(path, layers)
     if len(named) < len(KERNELS) and (convs := _by_kernels(path, layers)):
         return Found(modules, tensors, layers, convs, _common(path, list(convs.values())), numbered=True)
+    if len(named) == len(KERNELS):  # the same network twice, under two kinds of names
+        rest = {module: weight for module, weight in layers.items() if module not in named.values()}
+        _one(path, [prefix or named[1], *list(_by_kernels(path, rest).values())[:1]])
     if not named:
         seen = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items() if tensor.ndim == 4)
         raise Failed(f"{path}: no conv1–conv5 by name, and no five convolutions with kernels 11, 5, 3, 3, 3 in a row "
