@@ -193,12 +193,12 @@ class _Secure(_Hurried, http.client.HTTPSConnection):
 
 class _HTTP(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Plain, req)  # type: ignore[arg-type]
+        return self.do_open(_Plain, req)
 
 
 class _HTTPS(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Secure, req, context=self._context)  # type: ignore[attr-defined, arg-type]
+        return self.do_open(_Secure, req, context=self._context)  # type: ignore[attr-defined]
 
 
 def _opened(url: str, have: int, tag: str) -> Any:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pretrain import row_name
 from pretrain.files import Failed
 
 LONGEST = 2**20  # bytes of the metadata; ours has under 10 KB
@@ -65,7 +64,8 @@ def read_provenance(path: Path, text: str | None) -> dict[str, Any]:
     """The provenance that the metadata of the encoder file `path` holds as JSON.
 
     Raises Failed, naming the field, when there is none, when a field is of another type or range than ours, when a
-    number is not finite, a text is no Unicode, or when it is nested too deeply or too long.
+    number is not finite, a text is no Unicode, or when it is nested too deeply or too long. Whether method and variant
+    make a row's name is for those to ask who need one (pretrain.row_name).
     """
     if text is not None and len(text) > LONGEST:
         raise Failed(f"{path}: a provenance of {len(text):,} characters, more than {LONGEST:,}: {REMEDY}")
@@ -85,10 +85,6 @@ def read_provenance(path: Path, text: str | None) -> dict[str, Any]:
             raise ValueError(f"method and variant have more than {NAME} characters")
     except ValueError as error:
         raise Failed(f"{path}: its provenance is damaged ({error}): {REMEDY}") from None
-    try:
-        row_name(said["method"], said["variant"])
-    except Failed as error:
-        raise Failed(f"{path}: its provenance names it {error}") from error
     return dict(said)
 
 

@@ -292,7 +292,6 @@ def test_no_provenance(provenance: str | None, tensors: Tensors, tmp_path: Path)
 
 
 DAMAGED: dict[str, Any] = {
-    "names it '../up-central': not a row's name": {"method": "../up"},
     "provenance is damaged (method is no Unicode text)": {"method": "a\0b"},
     "more than 200 characters": {"variant": "v" * 300},
     "iterations is 'many', not a whole number": {"iterations": "many"},

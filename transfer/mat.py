@@ -128,7 +128,7 @@ def serve(questions: IO[bytes], answers: IO[bytes]) -> None:
         path, *names = questions.read(*LENGTH.unpack(head)).decode("utf-8", "surrogateescape").split("\0")
         try:
             buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **_arrays(path, names))  # type: ignore[arg-type]
+            np.savez(buffer, allow_pickle=False, **_arrays(path, names))
             answers.write(LENGTH.pack(buffer.getbuffer().nbytes) + buffer.getbuffer())
         except Exception as error:  # SciPy and zlib raise many kinds on a damaged file
             said = (" ".join(f"{error}".split())[:200] or type(error).__name__).encode()
