@@ -73,5 +73,9 @@ def _other(head: bytes, suffix: str) -> str | None:
 
 def begins(text: str) -> str:
     """ "it begins '<!DOCTYPE html> <html>'": the first words in one line."""
-    words = "".join(one if one.isprintable() else " " for one in " ".join(text.split()))
-    return f"it begins {words[:60]!r}"
+    return f"it begins {printable(' '.join(text.split()))[:60]!r}"
+
+
+def printable(text: str) -> str:
+    """A name from a file, fit for one line of any terminal: "?" for line ends, control characters and surrogates."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else "?" for one in text)

@@ -191,7 +191,7 @@ MISTAKEN: dict[str, tuple[bytes, str]] = {
 }
 READERS: list[tuple[str, Callable[[Path], object]]] = [
     *((suffix, lambda path: import_weights(path, out=path.with_name("e"), method="x")) for suffix in
-      ("caffemodel", "pth", "pth.tar", "npy", "npz", "safetensors")),
+      ("caffemodel", "pth", "pth.tar", "npy", "npz", "safetensors", "h5", "zip")),
     ("encoder.safetensors", read_encoder),
 ]  # fmt: skip
 
@@ -209,3 +209,15 @@ def test_what_a_file_is_instead_is_said(
     assert str(caught.value).startswith(f"{path}: ")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["conv1.a\nb", "conv1.\x1b[2J", "conv1." + "n" * 10_000, "conv1.\u2028"])
+def test_a_name_from_a_file_stays_in_its_line(key: str, tmp_path: Path) -> None:
+    sides, found = (11, 5, 3, 3, 3), {}
+    for k, side in enumerate(sides, start=1):
+        found |= {f"conv{k}.weight": torch.ones(2, 3 if k == 1 else 2, side, side), f"conv{k}.bias": torch.ones(2)}
+    torch.save(found | {key: torch.ones(2)}, tmp_path / "a.pth")
+    with pytest.raises(Failed, match=r"conv1\.[a?n].*in the trunk by name") as caught:
+        import_weights(tmp_path / "a.pth", out=tmp_path / "e", method="x")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000

@@ -71,6 +71,7 @@ FOLDED: dict[str, tuple[Callable[[], State], float]] = {
     "Gluon": (lambda: renamed("conv{}_{}", "bn{}_{}", ("running_mean", "running_var", "gamma", "beta")), 1e-5),
     "Chainer": (lambda: renamed("conv{}/{}", "bn{}/{}", ("avg_mean", "avg_var", "gamma", "beta"), wb=("W", "b")), 2e-5),
     "Paddle": (lambda: renamed("conv{}.{}", "bn{}.{}", ("_mean", "_variance", "weight", "bias")), 1e-5),
+    "caffe-tensorflow": (lambda: renamed("conv{}/{}", "bn{}/{}", ("mean", "variance", "scale", "offset")), 1e-5),
     "tensorpack": (
         lambda: renamed("conv{}/{}", "conv{}/bn/{}", ("mean/EMA", "variance/EMA", "gamma", "beta"), wb=("W", "b")),
         1e-5,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretrain import provenance
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture, save_encoder
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, sha256
 from pretrain.foreign.caffe import read_layers
 from pretrain.foreign.caffenet import caffe_trunk
@@ -124,6 +125,7 @@ def table(rows: list[Row]) -> str:
 
 def _read(path: Path, norm: Norm | None) -> Trunk:
     if path.is_file() and (why := REFUSED.get(path.suffix.lower())):
+        why = mistaken(head_of(path), path.suffix) or why
         raise Failed(f"{path}: {why}; `bench import --list` says what can be imported")
     if _format(path) == "caffemodel":
         return caffe_trunk(path, read_layers(path), norm=norm)

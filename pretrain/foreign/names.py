@@ -27,7 +27,8 @@ class Scheme:
 
 # Defaults: torch.nn.BatchNorm2d; tf.keras.layers.BatchNormalization and tf.slim; caffe2's SpatialBN ("_riv" is a
 # variance: detectron2's c2_model_loading reads it as running_var); flax.linen.BatchNorm; mxnet.gluon.nn.BatchNorm;
-# chainer.links.BatchNormalization; paddle.nn.BatchNorm2D; tensorpack's BatchNorm.
+# chainer.links.BatchNormalization; paddle.nn.BatchNorm2D; batch_normalization of caffe-tensorflow's
+# network.py; tensorpack's BatchNorm.
 SCHEMES = (
     Scheme("torch", "running_mean", "running_var", "weight", "bias", 1e-5),
     Scheme("Keras", "moving_mean", "moving_variance", "gamma", "beta", 1e-3),
@@ -36,6 +37,7 @@ SCHEMES = (
     Scheme("Gluon", "running_mean", "running_var", "gamma", "beta", 1e-5),
     Scheme("Chainer", "avg_mean", "avg_var", "gamma", "beta", 2e-5),
     Scheme("Paddle", "_mean", "_variance", "weight", "bias", 1e-5),
+    Scheme("caffe-tensorflow", "mean", "variance", "scale", "offset", 1e-5),
     Scheme("tensorpack", "mean/ema", "variance/ema", "gamma", "beta", 1e-5),
 )
 STATISTICS = {kind for scheme in SCHEMES for kind in (scheme.mean, scheme.var)} | {"moving_var", "running_variance"}

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pretrain.contents import head_of, mistaken
+from pretrain.contents import head_of, mistaken, printable
 from pretrain.files import Failed, Missing
 from pretrain.npy import check_zip, read_header, read_npz
 from pretrain.pickle_size import check_pickle
@@ -128,7 +128,7 @@ def _flat(value: Any, place: str = "", depth: int = 0, seen: list[int] | None = 
 
 
 def _key(key: Any) -> str:
-    return key.decode("latin1") if isinstance(key, bytes) else str(key)[:LONGEST]
+    return printable((key.decode("latin1") if isinstance(key, bytes) else str(key))[:LONGEST])
 
 
 def _owned(place: str, tensor: Tensor) -> Tensor:
