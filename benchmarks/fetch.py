@@ -5,30 +5,22 @@ import hashlib
 import http.client
 import math
 import os
-import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import mirror
+from benchmarks.mirror import Broken, length_of, opened, short, start
 from benchmarks.weights import Known
 from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing, write_error, write_text
 from pretrain.progress import Progress, log
 
 CHUNK = 2**20
-TIMEOUT = 30.0  # seconds without a byte
-ANSWER = 60.0  # seconds for the head of an answer
 PATIENCE, SLOWEST = 60.0, 1024  # a download that brings fewer bytes a second for so many seconds is given up
-LARGEST = 2**32  # bytes: no known file has a sixth of that
-
-
-class Broken(Exception):
-    """This mirror did not give the file, and why."""
 
 
 def fetch(known: Known, folder: Path) -> Path:
@@ -133,16 +125,16 @@ def _receive(url: str, part: Path, tag: Path, *, checked: bool) -> None:
     """`url` → `part`, going on behind what it holds where that is certain to be of the same file."""
     known_tag = tag.read_text("utf-8") if tag.is_file() else ""
     have = part.stat().st_size if part.is_file() and (checked or known_tag) else 0
-    response = _opened(url, have, known_tag)
+    response = opened(url, have, known_tag)
     if response is None:  # nothing behind what is there: a whole file, or one of another version
         _remove(part, tag)
-        have, response = 0, _opened(url, 0, "")
+        have, response = 0, opened(url, 0, "")
     with response:
-        going_on = response.status == 206 and _start(response) == have
+        going_on = response.status == 206 and start(response) == have
         if have and not going_on:
             log(f"{url}: the server does not go on where the file stopped: from the start")
         offset = have if going_on else 0
-        length = _length(response)
+        length = length_of(response)
         total = None if length is None else offset + length
         said = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         if said and not said.startswith("W/") and said.isascii() and len(said) < 200:
@@ -155,85 +147,6 @@ def _receive(url: str, part: Path, tag: Path, *, checked: bool) -> None:
         raise Broken(f"broke off after {part.stat().st_size:,} of {total:,} bytes; the same command goes on there")
 
 
-def _length(response: Any) -> int | None:
-    """The bytes that are to come, None if the server does not say. Raises Broken for what no weights file holds."""
-    said = response.headers.get("Content-Length") or ""
-    if not (said.isascii() and said.isdecimal()):
-        return None
-    if len(said) > 15 or int(said) > LARGEST:
-        size = f"{int(said):,} bytes" if len(said) <= 15 else f"a number of {len(said):,} digits"
-        raise Broken(f"says that it sends {size}, more than any weights file has")
-    return int(said)
-
-
-class _Hurried:
-    """A connection whose head of an answer has to come within ANSWER seconds, however slowly."""
-
-    def getresponse(self) -> Any:
-        timer = threading.Timer(ANSWER, self._hang_up)
-        timer.daemon = True
-        timer.start()
-        try:
-            return super().getresponse()  # type: ignore[misc]
-        finally:
-            timer.cancel()
-
-    def _hang_up(self) -> None:
-        if (sock := getattr(self, "sock", None)) is not None:
-            sock.shutdown(2)
-
-
-class _Plain(_Hurried, http.client.HTTPConnection):
-    pass
-
-
-class _Secure(_Hurried, http.client.HTTPSConnection):
-    pass
-
-
-class _HTTP(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Plain, req)
-
-
-class _HTTPS(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Secure, req, context=self._context)  # type: ignore[attr-defined]
-
-
-def _opened(url: str, have: int, tag: str) -> Any:
-    """The response for what is behind byte `have`; None when the server says that there is nothing."""
-    headers = {"User-Agent": "context-encoder-bench"} | ({"Range": f"bytes={have}-"} if have else {})
-    headers |= {"If-Range": tag} if have and tag else {}
-    try:
-        opener = urllib.request.build_opener(_HTTP, _HTTPS)
-        response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and have:
-            return None
-        raise Broken(_short(f"HTTP {error.code} {error.reason}")) from error
-    except urllib.error.URLError as error:
-        raise Broken(_short(f"{error.reason}")) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Broken(_short(f"{error}" or type(error).__name__)) from error
-    kind = response.headers.get_content_type()
-    if not isinstance(response, http.client.HTTPResponse) or kind in ("text/html", "application/xhtml+xml"):
-        response.close()
-        raise Broken(f"sends {kind}, a web page, not the file: gone, moved or behind a login")
-    return response
-
-
-def _short(text: str) -> str:
-    return "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))[:200]
-
-
-def _start(response: Any) -> int:
-    """The first byte that a partial response holds; -1 when it does not say."""
-    said = response.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
-    return int(said) if said.isascii() and said.isdecimal() and len(said) <= 15 else -1
-
-
 def _copy(response: Any, file: Any, *, name: str, offset: int, total: int | None) -> None:
     """What comes → `file`. Raises Broken when it breaks off, comes too slowly, or does not end."""
     count = math.ceil((total or 0) / CHUNK)
@@ -243,7 +156,7 @@ def _copy(response: Any, file: Any, *, name: str, offset: int, total: int | None
             try:
                 chunk = response.read1(CHUNK)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                why = _short(f"{error}" or type(error).__name__)
+                why = short(f"{error}" or type(error).__name__)
                 raise Broken(f"broke off ({why}); the same command goes on there") from error
             if not chunk:
                 if done % CHUNK:
@@ -251,7 +164,7 @@ def _copy(response: Any, file: Any, *, name: str, offset: int, total: int | None
                 return
             file.write(chunk)
             done, lately = done + len(chunk), lately + len(chunk)
-            if done > LARGEST:
+            if done > mirror.LARGEST:
                 file.truncate(0)
                 raise Broken(f"does not end after {done:,} bytes, more than any weights file has")
             if (now := time.monotonic()) - begun > PATIENCE:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks import fetch as fetching
-from benchmarks import weights
+from benchmarks import mirror, weights
 from benchmarks.cli import main
 from benchmarks.weights import Known
 
@@ -300,14 +300,14 @@ def test_a_download_that_trickles_is_given_up(server, tmp_path, monkeypatch, cap
 
 def test_a_download_without_an_end_is_given_up(server, tmp_path, monkeypatch, capsys):
     server.pause = 0.001
-    monkeypatch.setattr(fetching, "LARGEST", 1000)
+    monkeypatch.setattr(mirror, "LARGEST", 1000)
     assert fetch(monkeypatch, tmp_path, at(server)) == 3
     assert "does not end after 1,0" in capsys.readouterr().err
     assert all(path.stat().st_size == 0 for path in tmp_path.iterdir())
 
 
 def test_an_answer_whose_head_trickles_is_given_up(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fetching, "ANSWER", 0.3)
+    monkeypatch.setattr(mirror, "ANSWER", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
