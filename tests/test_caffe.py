@@ -248,6 +248,8 @@ def test_an_order_given_overrules(tmp_path):
 def test_a_norm_given_overrules(tmp_path):
     trunk = imported(tmp_path / "a.caffemodel", net().file(), norm="none")
     assert trunk.architecture.norm == "none"
+    said = read_encoder(tmp_path / "a.safetensors").provenance["compared"]
+    assert said == "not compared: LRN stands as lrn in the file, and none here, as given"
 
 
 def test_a_split_and_a_second_branch_do_not_confuse(tmp_path):

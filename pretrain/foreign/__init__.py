@@ -59,7 +59,8 @@ def import_weights(
 
     Reads .caffemodel, .pth, .pt, .pth.tar, .npy, .npz, .pkl and .safetensors, and executes nothing of
     them. Says on stderr what became of each blob, and every assumption. Raises Missing without the
-    file, Failed when it is damaged, not of the AlexNet family, or holds NaN.
+    file, Failed when it is damaged, not of the AlexNet family, holds NaN, or when the encoder's features would not be
+    the source's.
     """
     reading = reading or Reading()
     trunk = _read(path, reading.norm)
@@ -98,7 +99,7 @@ def _compared(path: Path, trunk: Trunk, source: Source, encoder: AlexNet) -> str
         return f"not compared: {'; '.join(trunk.differs)}"
     found = compare(path, source, encoder)
     log(f"{path.name}: relu5 of {IMAGES} random images is that of the source's own arithmetic, nothing folded: "
-        f"at most {found:.1g} of the largest value apart")  # fmt: skip
+        f"at most {found:.1g} of the largest value apart (pixels, LRN and slope as taken above)")  # fmt: skip
     return f"relu5 of {IMAGES} random images: within {TOLERANCE:g} of the source's own arithmetic"
 
 

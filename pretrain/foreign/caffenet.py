@@ -127,7 +127,7 @@ def _chain(layers: Sequence[Layer], start: int, stop: int | None) -> list[Layer]
 
 def _between(path: Path, layers: Sequence[Layer], convs: dict[int, int], trunk: Trunk, rows: Rows) -> None:
     """Norm, slope and BatchNorm from the layers that follow each convolution."""
-    slopes, norms, linear = set(), [], []
+    slopes, norms, linear, given = set(), [], [], trunk.norm
     for k, index in convs.items():
         chain = _chain(layers, index, convs.get(k + 1))
         kinds = [layer.type for layer in chain]
@@ -136,6 +136,8 @@ def _between(path: Path, layers: Sequence[Layer], convs: dict[int, int], trunk: 
         linear += [f"conv{k}"] if "ReLU" not in kinds and (kinds or k < len(KERNELS)) else []
         slopes |= {round(_setting(layer.settings.relu, "slope", 0.0), 6) for layer in chain if layer.type == "ReLU"}
         norms += [_norm(path, k, kinds)] if k <= 2 and kinds else []
+    if given and (others := sorted({norm for norm in norms if norm != given})):
+        trunk.differ(f"LRN stands as {' and '.join(others)} in the file, and {given} here, as given")
     if linear and slopes:
         raise Failed(f"{path}: no ReLU behind {', '.join(linear)}: {OTHER}")
     if len(slopes) > 1:
@@ -160,8 +162,8 @@ def _follow(path: Path, layer: Layer, k: int, before: list[str], trunk: Trunk, r
         trunk.affines.setdefault(k, []).append(_affine(path, layer))
         for i in range(len(layer.blobs)):
             rows[layer.name, i].fate = f"folded into conv{k}"
-    elif kind == "LRN" and trunk.norm is None:
-        _check_lrn(path, layer)
+    elif kind == "LRN":
+        _check_lrn(path, layer, trunk)
     elif kind == "Pooling":
         _mention_pooling(layer, trunk)
 
@@ -174,13 +176,16 @@ def _norm(path: Path, k: int, seen: list[str]) -> Norm:
     return "lrn" if seen.index("LRN") > seen.index("Pooling") else "lrn-before-pool"
 
 
-def _check_lrn(path: Path, layer: Layer) -> None:
+def _check_lrn(path: Path, layer: Layer, trunk: Trunk) -> None:
     lrn = layer.settings.lrn
     found = (_setting(lrn, "size", 5), round(_setting(lrn, "alpha", 1.0), 8), round(_setting(lrn, "beta", 0.75), 6),
              _setting(lrn, "k", 1.0), _setting(lrn, "region", 0))  # fmt: skip
     if found != (5, 1e-4, 0.75, 1.0, 0):
+        if trunk.norm is not None:
+            return trunk.differ(f"{layer.name} has size, alpha, beta, k, region {found}, and CaffeNet's here, as given")
         raise Failed(f"{path}: {layer.name!r} is an LRN with size, alpha, beta, k, region {found}, not CaffeNet's "
                      "(5, 0.0001, 0.75, 1, 0): to take CaffeNet's, or none, give --norm")  # fmt: skip
+    return None
 
 
 def _mention_pooling(layer: Layer, trunk: Trunk) -> None:
