@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks.published import published
 from pretrain import METHODS, method_module, row_name
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing, Usage, sha256, write_text
 from pretrain.progress import log
 
@@ -46,6 +47,11 @@ class Known:
     def matches(self, path: Path) -> bool | None:
         """Whether the file at `path` has the known checksum; None when none is known."""
         return None if (sums := self._sums()) is None else digests(path, sums[0])[sums[0]].startswith(sums[1])
+
+    @property
+    def checksum(self) -> str:
+        """The known checksum, whole or its first digits; "" when none is known."""
+        return (self._sums() or ("", ""))[1]
 
     def _sums(self) -> tuple[str, str] | None:
         return next(((name, getattr(self, name)) for name in ALGORITHMS if getattr(self, name)), None)
@@ -143,7 +149,9 @@ def _known(path: Path, name: str | None) -> Known | None:
         if known := recognised(path):
             log(f"{path}: recognised by its checksum as {known.name!r} ({known.title})")
     elif (known := known_file(name)).matches(path) is False and not known.file.endswith(ARCHIVES):
-        raise Failed(f"{path}: its checksum is not that of {name!r}: `bench fetch {name}`, or leave --known out")
+        instead = mistaken(head_of(path), path.suffix)
+        why = f" ({instead})" if instead else ""
+        raise Failed(f"{path}: its checksum is not that of {name!r}{why}: `bench fetch {name}`, or leave --known out")
     if known and not known.importable:
         raise Failed(f"{path}: {known.name!r} cannot be imported: {known.remarks}")
     return known

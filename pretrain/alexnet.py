@@ -6,7 +6,6 @@ imported encoder may be another member of the family (Architecture); its file sa
 """
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,6 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from pretrain.contents import head_of, mistaken
+from pretrain.encoder_metadata import read_provenance
 from pretrain.files import Failed, Missing, atomic, sha256
 from pretrain.padding import FilledConv2d
 from pretrain.precision import widened
@@ -216,36 +217,46 @@ def read_encoder(path: Path) -> Encoder:
     """Read and check an encoder file. Nothing in it is executed.
 
     Raises Missing when there is no file, and Failed when it is not a safetensors file, or when a
-    tensor is missing, extra, of another shape or type, or not finite; the message names each.
+    tensor is missing, extra, of another shape or type, or not finite, or when its provenance is damaged
+    (pretrain.encoder_metadata); the message names each.
     """
     if not path.is_file():
         raise Missing(f"{path}: no such encoder file: run `bench pretrain`, or check --encoder")
     tensors, metadata = _read_safetensors(path)
-    try:
-        provenance = json.loads(metadata["provenance"])
-        "".join(provenance[key] for key in ("method", "variant", "supervision"))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise Failed(
-            f"{path}: no provenance in its metadata, so its row has no name: "
-            "write encoders with `bench pretrain`, `bench import` or pretrain.alexnet.save_encoder"
-        ) from None
+    provenance = read_provenance(path, metadata.get("provenance"))
     architecture = _architecture(path, provenance.pop("architecture", None))
     if problems := _problems(tensors, architecture):
         raise Failed(f"{path}: not the conv1–conv5 of a {architecture}: {'; '.join(problems)}")
     return Encoder(path=path, sha256=sha256(path), architecture=architecture, provenance=provenance, tensors=tensors)
 
 
+WIDEST = 4096  # channels: a shape in a file costs nothing, the memory for it does
+
+
 def described(said: dict[str, Any]) -> Architecture:
     """The architecture that `record` (and JSON) wrote. Raises KeyError, TypeError or ValueError for anything else."""
-    widths, groups = (tuple(int(n) for n in said[key]) for key in ("widths", "groups"))
-    red, green, blue = (float(value) for value in said.get("pad_value", (0, 0, 0)))  # older files lack it
-    architecture = Architecture(widths, groups, said["norm"], float(said["slope"]), (red, green, blue))
-    keys, norms = set(asdict(architecture)), ("lrn", "lrn-before-pool", "none")
-    if {*said, "pad_value"} != keys or architecture.norm not in norms or not math.isfinite(red + green + blue):
-        raise ValueError(f"keys {sorted(said)}, norm {architecture.norm!r}, pad_value {architecture.pad_value}")
-    if not (0 <= architecture.slope < 1 and min(widths) > 0 and min(groups) > 0 and architecture.shapes()):
-        raise ValueError(f"widths {widths}, groups {groups}, slope {architecture.slope}")
-    return architecture
+    if not isinstance(said, dict) or {*said, "pad_value"} != set(asdict(CAFFENET)):
+        raise ValueError(f"not an architecture's fields, {', '.join(asdict(CAFFENET))}")
+    widths, groups = (_whole(key, said[key]) for key in ("widths", "groups"))
+    numbers = [said["slope"], *said.get("pad_value", (0.0, 0.0, 0.0))]  # older files lack it
+    if any(type(n) not in (int, float) or not abs(n) < 1000 for n in numbers):  # NaN too
+        raise ValueError("slope or pad_value no number, or out of range")
+    slope, red, green, blue = (float(number) for number in numbers)
+    if said["norm"] not in ("lrn", "lrn-before-pool", "none") or not 0 <= slope < 1:
+        raise ValueError(f"norm no kind of ours, or slope {slope} not from 0 to 1")
+    inputs = (3, *widths[:-1])
+    if any(ins % g or outs % g for ins, outs, g in zip(inputs, widths, groups, strict=True)):
+        raise ValueError(f"widths {widths} in groups {groups}")
+    return Architecture(widths, groups, said["norm"], slope, (red, green, blue))
+
+
+def _whole(key: str, said: Any) -> tuple[int, ...]:
+    """Five whole numbers from 1 to WIDEST. Raises ValueError."""
+    if not isinstance(said, list | tuple) or len(said) != len(KERNELS):
+        raise ValueError(f"{key} no list of {len(KERNELS)}")
+    if any(type(n) is not int or not 1 <= n <= WIDEST for n in said):
+        raise ValueError(f"{key} no whole numbers from 1 to {WIDEST}")
+    return tuple(said)
 
 
 def _architecture(path: Path, said: Any) -> Architecture:
@@ -260,6 +271,8 @@ def _architecture(path: Path, said: Any) -> Architecture:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
+        if why := mistaken(head_of(path), ".safetensors"):
+            raise ValueError(why)
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except Exception as error:

@@ -2,7 +2,8 @@
 
 A pickle names the functions that rebuild its objects. Every name is answered with a class of this
 file or with a harmless built-in type; any other name ends the reading. numpy's own functions are not
-used for it: their state can be forged so that numbers are followed as addresses.
+used for it: their state can be forged so that numbers are followed as addresses. How much it unfolds to is
+counted before (pretrain.pickle_size).
 """
 
 import pickle
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pretrain.files import Failed, Missing
+from pretrain.pickle_size import check_pickle
 
 REMEDY = "nothing of it was executed; get the file from its publisher again, or save its arrays with numpy.savez"
 REGISTRY_OPCODES = {"EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"}  # objects from elsewhere than the file
@@ -30,11 +32,10 @@ def load_pickle(path: Path, *, offset: int = 0) -> Any:
     """
     try:
         content = path.read_bytes()[offset:]
-        for opcode, number, _ in pickletools.genops(content):
+        for opcode, _, _ in pickletools.genops(content):
             if opcode.name in REGISTRY_OPCODES:
                 raise Refused(f"an object of another program ({opcode.name})")
-            if opcode.name in ("PUT", "LONG_BINPUT") and isinstance(number, int) and number > len(content):
-                raise ValueError(f"memo place {number} in {len(content)} bytes")  # it would be filled up to there
+        check_pickle(BytesIO(content), size=len(content))
         return _plain(_Unpickler(BytesIO(content), encoding="latin1").load(), {})
     except FileNotFoundError:
         raise Missing(f"{path}: not there: complete the data, then run the same command again") from None
@@ -75,7 +76,9 @@ class _Type(_Sealed):
     dtype: np.dtype[Any]
 
     def __new__(cls, code: Any, *_: Any) -> "_Type":
-        text = code.decode("latin1") if isinstance(code, bytes) else str(code)
+        text = code.decode("latin1") if isinstance(code, bytes) else code
+        if not isinstance(text, str):
+            raise ValueError("a dtype without a code")
         if not re.fullmatch(r"[<>|=]?([biufcSUO]\d{1,9}|\?)", text):
             raise Refused(f"the dtype {text[:40]!r}")
         made = super().__new__(cls)
@@ -100,19 +103,19 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, fortran, content = state
-        if min(shape, default=0) < 0:
-            raise ValueError(f"an array of shape {shape}")
+        if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+            raise ValueError("an array whose shape is no tuple of sizes")
         if not kind.dtype.hasobject:
             content = _octets(content)
         elif not isinstance(content, list) or len(content) != prod(shape):
-            raise ValueError(f"not as many objects as shape {shape} needs")
+            raise ValueError("not as many objects as its shape needs")
         super().__setstate__((1, shape, kind.dtype, bool(fortran), content))  # type: ignore[arg-type]
 
 
 class _Reconstruct(_Sealed):
     def __new__(cls, kind: Any, *_: Any) -> Any:
         if kind is not _Array:
-            raise Refused(f"an array of class {kind!r}")
+            raise Refused("an array of another class")
         return _Array()
 
 
@@ -136,7 +139,7 @@ class _Encode(_Sealed):
 
     def __new__(cls, text: str, encoding: str) -> Any:
         if encoding != "latin1":
-            raise Refused(f"the encoding {encoding!r}")
+            raise Refused("another encoding than latin1")
         return _octets(text)
 
 

@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -288,6 +289,82 @@ def test_no_provenance(provenance: str | None, tensors: Tensors, tmp_path: Path)
     path = tmp_path / "bad.safetensors"
     save_file(tensors, path, metadata=None if provenance is None else {"provenance": provenance})
     assert "no provenance" in refusal(path)
+
+
+DAMAGED: dict[str, Any] = {
+    "provenance is damaged (method is no Unicode text)": {"method": "a\0b"},
+    "more than 200 characters": {"variant": "v" * 300},
+    "iterations is 'many', not a whole number": {"iterations": "many"},
+    "iterations is 1.5, not": {"iterations": 1.5},
+    "iterations is True, not": {"iterations": True},
+    "batch is -1, not": {"batch": -1},
+    "seed is [3], not a whole number": {"seed": [3]},
+    "rate is '1e-3', not a number": {"rate": "1e-3"},
+    "seconds is out of range": {"seconds": float("inf")},
+    "rate is out of range": {"rate": float("nan")},
+    "images_seen is out of range": {"images_seen": 10**400},
+    "mask is 5, not a text": {"mask": 5},
+    "calibrate is 'yes', not true or false": {"calibrate": "yes"},
+    "held_out is {'top1': 'good'}, not a table of numbers": {"held_out": {"top1": "good"}},
+    "dataset is ['a'], not a table": {"dataset": ["a"]},
+    "dataset is {'name': 'a', 'images': '5'}, not a table": {"dataset": {"name": "a", "images": "5"}},
+    "rescaled is {'dataset': 3}": {"rescaled": {"dataset": 3}},
+    "solver is 'sgd', not a table": {"solver": "sgd"},
+    "layers is {'conv1': 5}": {"layers": {"conv1": 5}},
+    "hardware is no Unicode text": {"hardware": "\ud800"},
+    "label is no Unicode text": {"label": "a\x1b[2Jb"},
+    "versions.torch is no Unicode text": {"versions": {"torch": "\0"}},
+}
+
+
+@pytest.mark.parametrize("said", DAMAGED)
+def test_a_damaged_provenance_names_the_field(said: str, tensors: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file(tensors, path, metadata={"provenance": json.dumps(PROVENANCE | DAMAGED[said])})
+    message = refusal(path)
+    assert said in message
+    assert len(message) < 500
+
+
+NEST = '{"method": "x", "variant": "", "supervision": "-", "dataset": '
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (NEST + '{"a":' * 900 + "1" + "}" * 900 + "}", "nested deeper than 12"),
+    (NEST + "[" * 20 + "]" * 20 + "}", "nested deeper than 12"),
+    (NEST + '"' + "a" * 2**21 + '"}', "a provenance of 2,097,"),
+    (NEST + "1" * 5000 + "}", "no provenance"),
+    (NEST + "1e999}", "dataset is out of range"),
+])  # fmt: skip
+def test_a_provenance_that_is_too_deep_or_too_long(text: str, said: str, tensors: Tensors, tmp_path: Path) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file(tensors, path, metadata={"provenance": text})
+    assert said in refusal(path)
+
+
+ARCHITECTURES: dict[str, Any] = {
+    "not an architecture's fields": "CaffeNet",
+    "not an architecture's fields,": {"widths": [1] * 5},
+    "widths no list of 5": {"widths": [96, 256]},
+    "widths no list": {"widths": 7},
+    "widths no whole numbers from 1 to 4096": {"widths": [10**12, 256, 384, 384, 256]},
+    "widths no whole numbers": {"widths": ["96", 256, 384, 384, 256]},
+    "groups no whole numbers": {"groups": [1, 0, 1, 1, 1]},
+    "in groups": {"groups": [1, 7, 1, 2, 2]},
+    "slope or pad_value": {"slope": "0"},
+    "slope or pad_value no number": {"pad_value": [0, 0, [0]]},
+    "slope 1.0 not from 0 to 1": {"slope": 1},
+    "norm no kind of ours": {"norm": ["lrn"]},
+}
+
+
+@pytest.mark.parametrize("said", ARCHITECTURES)
+def test_a_damaged_architecture_is_told(said: str, tensors: Tensors, tmp_path: Path) -> None:
+    path, changed = tmp_path / "bad.safetensors", ARCHITECTURES[said]
+    own = Architecture().record() | changed if isinstance(changed, dict) and len(changed) == 1 else changed
+    own = changed if said.endswith("fields,") else own
+    save_file(tensors, path, metadata={"provenance": json.dumps(PROVENANCE | {"architecture": own})})
+    assert said in refusal(path)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 8, 300, 5_000, 9_000_000, -1])

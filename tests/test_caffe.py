@@ -248,6 +248,8 @@ def test_an_order_given_overrules(tmp_path):
 def test_a_norm_given_overrules(tmp_path):
     trunk = imported(tmp_path / "a.caffemodel", net().file(), norm="none")
     assert trunk.architecture.norm == "none"
+    said = read_encoder(tmp_path / "a.safetensors").provenance["compared"]
+    assert said == "not compared: LRN stands as lrn in the file, and none here, as given"
 
 
 def test_a_split_and_a_second_branch_do_not_confuse(tmp_path):
@@ -422,3 +424,47 @@ def test_kernels_by_order_when_the_names_are_others(tmp_path):
     for k in range(1, 6):
         content = content.replace(f"conv{k}".encode(), f"abcd{k}".encode())
     check(imported(tmp_path / "a.caffemodel", content), source)
+
+
+@dataclass(frozen=True)
+class Changed(Writer):
+    """Writes some layers otherwise: name → another name and kind."""
+
+    change: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def __call__(self, name: str, kind: str, *rest: Any, **extra: Any) -> bytes:
+        name, kind = self.change.get(name, (name, kind))
+        return super().__call__(name, kind, *rest, **extra)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"relu3": ("relu3", "Dropout")}, "no ReLU behind conv3"),
+        ({"relu5": ("relu5", "Dropout")}, "no ReLU behind conv5"),
+        ({"relu2": ("prelu2", "PReLU")}, "'prelu2' (PReLU) stands behind conv2"),
+        ({"relu4": ("bias4", "Bias")}, "'bias4' (Bias) stands behind conv4"),
+        ({"relu1": ("elu1", "ELU")}, "'elu1' (ELU) stands behind conv1"),
+        ({"conv3": ("conv3", "Deconvolution")}, "'conv3' is a layer of type Deconvolution"),
+        ({"fc6": ("conv4", "Convolution")}, "two layers with weights are called 'conv4'"),
+        ({"bn3": ("bn3", "BN")}, "'bn3' (BN) stands behind conv3"),
+        ({"bn3": ("in3", "InstanceNorm")}, "'in3' (InstanceNorm) stands behind conv3"),
+    ],
+    ids=str,
+)
+def test_what_a_trunk_does_not_have_is_refused_by_name(tmp_path, change, said):
+    assert said in fails(tmp_path / "a.caffemodel", net(norms=batch_norms()).file(Changed(change=change)))
+
+
+def test_features_are_compared_with_the_source_s_where_the_file_allows_it(tmp_path, capsys):
+    path = tmp_path / "a.caffemodel"
+    imported(path, net(norms=batch_norms()).file(declare=True))
+    assert "that of the source's own arithmetic, nothing folded: at most" in capsys.readouterr().err
+    said = read_encoder(path.with_suffix(".safetensors")).provenance["compared"]
+    assert said == "relu5 of 2 random images: within 0.0001 of the source's own arithmetic"
+    strided = net(Architecture(widths=WIDTHS, groups=(1, 2, 1, 1, 1)))
+    strided.tensors = net(Architecture(widths=WIDTHS, groups=(1,) * 5)).tensors
+    imported(path, strided.file().replace(chunk(106, whole(5, 2)), chunk(106, whole(6, 2))))
+    assert "features not compared with the source's own arithmetic: conv2 has stride 2" in capsys.readouterr().err
+    said = read_encoder(path.with_suffix(".safetensors")).provenance["compared"]
+    assert said == "not compared: conv2 has stride 2 in the file, and 1 here"

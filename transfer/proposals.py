@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pretrain.files import atomic, sha256
+from pretrain.npy import read_npz
 from pretrain.progress import Progress, log
 from transfer import voc
 
@@ -119,8 +120,8 @@ def _write(path: Path, found: list[Boxes]) -> None:
 def _read(path: Path) -> list[Boxes] | None:
     """What _write wrote, or None, with a warning, when the file is damaged."""
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            counts, boxes, digest = file["counts"], file["boxes"], str(file["digest"])
+        file = read_npz(path)
+        counts, boxes, digest = file["counts"], file["boxes"], str(file["digest"])
         if digest != _digest(counts, boxes):
             raise ValueError("its digest differs")
     except Exception as error:  # zipfile, zlib and numpy raise many kinds on a damaged file

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.io import loadmat
 
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, Missing
 from pretrain.pickles import load_pickle
 from transfer import voc
+from transfer.mat import read_mat
 
 REMEDY = "unpack the published file again, or move it away to have selective search computed"
 
@@ -71,7 +72,9 @@ def _converted(given: Any, width: int, height: int, *, matlab: bool) -> voc.Floa
     width and the boxes back by (box - 1) · scale + 1, so that right and lower edges can lie outside by a part
     of a pixel: it is cut off. A whole pixel, or any at the left, is the mark of another convention: ValueError.
     """
-    array = np.asarray(given)
+    if not isinstance(given, np.ndarray):
+        raise ValueError(f"boxes n×4 expected, not a {type(given).__name__}")
+    array = given
     if array.ndim != 2 or array.shape[1] != 4 or not len(array) or array.dtype.kind not in "iuf":
         raise ValueError(f"boxes n×4 expected, not {array.dtype} {array.shape}")
     boxes = array.astype(np.float64)
@@ -87,28 +90,43 @@ def _converted(given: Any, width: int, height: int, *, matlab: bool) -> voc.Floa
 def _read_mat(path: Path) -> tuple[list[Any], list[Any] | None]:
     """The cells of `boxes`, and those of `images` where it is there."""
     try:
-        content = loadmat(str(path), variable_names=["boxes", "images"])
-        boxes, images = content["boxes"], content.get("images")
-        if boxes.dtype != object:
-            raise ValueError("boxes is no cell array")
-        ids = None if images is None else [_id(np.asarray(cell).item()) for cell in images.ravel()]
-    except Exception as error:  # scipy and zlib raise many kinds on a damaged file
-        why = "no boxes in it" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise Failed(f"{path}: not a readable proposal file ({why}): {REMEDY}") from error
-    return list(boxes.ravel()), ids
+        content = read_mat(path, ["boxes{}", "images{}"])
+        if "boxes{}" not in content:
+            raise Failed(f"{path}: no boxes in it")
+        ids = [_id(cell.item()) for cell in content["images{}"]] if "images{}" in content else None
+    except (Failed, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
+    return list(content["boxes{}"]), ids
 
 
 def _read_pickle(path: Path) -> tuple[list[Any], list[Any]]:
     """Detectron's `boxes`, and its `ids` (or `indexes`)."""
+    if why := mistaken(head_of(path), path.suffix):
+        raise _unreadable(path, why)
     content = load_pickle(path)
+    if not isinstance(content, dict):
+        raise _unreadable(path, f"a {type(content).__name__}, no dict")
+    boxes, ids = content.get("boxes"), content.get("ids", content.get("indexes"))
+    mode = content.get("bbox_mode", 0)
+    if isinstance(ids, np.ndarray):
+        ids = ids.ravel().tolist()
+    if not isinstance(boxes, list | np.ndarray) or not isinstance(ids, list | tuple):
+        raise _unreadable(path, "no list of boxes, or no ids or indexes, in it")
+    if type(mode) is not int or mode != 0:
+        raise _unreadable(path, "a bbox_mode that is not 0 (x1, y1, x2, y2)")
     try:
-        if content.get("bbox_mode", 0) != 0:
-            raise ValueError(f"bbox_mode {content['bbox_mode']}, not 0 (x1, y1, x2, y2)")
-        return list(content["boxes"]), [_id(i) for i in content["ids" if "ids" in content else "indexes"]]
-    except Exception as error:  # anything can be in a pickle
-        why = f"no {error} in it" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise Failed(f"{path}: not a readable proposal file ({why}): {REMEDY}") from error
+        return list(boxes), [_id(i) for i in ids]
+    except ValueError as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, reason: str) -> Failed:
+    return Failed(f"{path}: not a readable proposal file ({reason.removeprefix(f'{path}: ')}): {REMEDY}")
 
 
 def _id(value: Any) -> str | int:
-    return int(value) if isinstance(value, int | np.integer) else str(value).strip()
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, str):
+        raise ValueError(f"an id that is a {type(value).__name__}, no number or text")
+    return value.strip()

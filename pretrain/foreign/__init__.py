@@ -14,9 +14,11 @@ from torch import Tensor
 
 from pretrain import provenance
 from pretrain.alexnet import CAFFENET, MEAN_RGB, AlexNet, Architecture, save_encoder
+from pretrain.contents import head_of, mistaken
 from pretrain.files import Failed, sha256
 from pretrain.foreign.caffe import read_layers
 from pretrain.foreign.caffenet import caffe_trunk
+from pretrain.foreign.compare import IMAGES, TOLERANCE, Source, compare
 from pretrain.foreign.named import named_trunk
 from pretrain.foreign.tensors import read_tensors
 from pretrain.foreign.trunks import Colour, Norm, Order, Row, Trunk, checked
@@ -57,29 +59,48 @@ def import_weights(
 
     Reads .caffemodel, .pth, .pt, .pth.tar, .npy, .npz, .pkl and .safetensors, and executes nothing of
     them. Says on stderr what became of each blob, and every assumption. Raises Missing without the
-    file, Failed when it is damaged, not of the AlexNet family, or holds NaN.
+    file, Failed when it is damaged, not of the AlexNet family, holds NaN, or when the encoder's features would not be
+    the source's.
     """
     reading = reading or Reading()
     trunk = _read(path, reading.norm)
+    original = dict(trunk.tensors)
     try:
         found = checked(path, trunk)
     finally:
         log(table(trunk.rows))
     found = replace(found, norm=reading.norm or trunk.norm or _assumed_norm(found, trunk))
     order, mean, std = _pixels(path, reading, trunk)
+    encoder = _encoder(trunk, found, order=order, mean=mean, std=std)
+    for remark in [*trunk.remarks, *_ungrouped(encoder.architecture)]:
+        log(f"{path.name}: {remark}")
+    compared = _compared(path, trunk, Source(original, trunk.affines, order, mean, std), encoder)
+    source = {"file": path.name, "sha256": sha256(path), "format": _format(path), "order": order, "mean": list(mean),
+              "std": list(std), "architecture": encoder.architecture.record()}  # fmt: skip
+    save_encoder(out, encoder, _provenance(source, method, variant, supervision) | {"compared": compared})
+    log(f"{out}: {encoder.architecture}, imported from {path.name}")
+    return out
+
+
+def _encoder(trunk: Trunk, found: Architecture, *, order: Order, mean: Colour, std: Colour) -> AlexNet:
+    """The trunk in our pixels, conv1 padded with the source's mean."""
     red, green, blue = (round(own - ours, 9) for own, ours in zip(mean, MEAN_RGB, strict=True))
-    architecture = replace(found, pad_value=(red, green, blue))
     first = our_pixels(*(trunk.tensors[f"conv1.{p}"] for p in ("weight", "bias")), order=order, mean=mean, std=std)
     tensors = trunk.tensors | dict(zip(("conv1.weight", "conv1.bias"), first, strict=True))
-    encoder = AlexNet(architecture)
+    encoder = AlexNet(replace(found, pad_value=(red, green, blue)))
     encoder.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
-    for remark in [*trunk.remarks, *_ungrouped(architecture)]:
-        log(f"{path.name}: {remark}")
-    source = {"file": path.name, "sha256": sha256(path), "format": _format(path), "order": order, "mean": list(mean),
-              "std": list(std), "architecture": architecture.record()}  # fmt: skip
-    save_encoder(out, encoder, _provenance(source, method, variant, supervision))
-    log(f"{out}: {architecture}, imported from {path.name}")
-    return out
+    return encoder
+
+
+def _compared(path: Path, trunk: Trunk, source: Source, encoder: AlexNet) -> str:
+    """What is said of the comparison with the source's own arithmetic; the measured difference is only logged."""
+    if trunk.differs:
+        log(f"{path.name}: features not compared with the source's own arithmetic: {'; '.join(trunk.differs)}")
+        return f"not compared: {'; '.join(trunk.differs)}"
+    found = compare(path, source, encoder)
+    log(f"{path.name}: relu5 of {IMAGES} random images is that of the source's own arithmetic, nothing folded: "
+        f"at most {found:.1g} of the largest value apart (pixels, LRN and slope as taken above)")  # fmt: skip
+    return f"relu5 of {IMAGES} random images: within {TOLERANCE:g} of the source's own arithmetic"
 
 
 def our_pixels(
@@ -105,6 +126,7 @@ def table(rows: list[Row]) -> str:
 
 def _read(path: Path, norm: Norm | None) -> Trunk:
     if path.is_file() and (why := REFUSED.get(path.suffix.lower())):
+        why = mistaken(head_of(path), path.suffix) or why
         raise Failed(f"{path}: {why}; `bench import --list` says what can be imported")
     if _format(path) == "caffemodel":
         return caffe_trunk(path, read_layers(path), norm=norm)

@@ -16,6 +16,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from pretrain.contents import head_of, mistaken, printable
 from pretrain.files import Failed, Missing
 
 # message → field → (number, type); a message's name as the type, "[]" for repeated. Blob data is declared
@@ -28,7 +29,8 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     },
     "Transform": {"scale": (1, "float"), "mean_file": (4, "string"), "mean_value": (5, "float[]")},
     "BatchNorm": {"eps": (3, "float")},
-    "Convolution": {"group": (5, "uint32"), "stride": (6, "uint32[]")},
+    "Convolution": {"group": (5, "uint32"), "stride": (6, "uint32[]"), "stride_h": (13, "uint32"),
+                    "stride_w": (14, "uint32"), "dilation": (18, "uint32[]")},
     "LRN": {"size": (1, "uint32"), "alpha": (2, "float"), "beta": (3, "float"), "region": (4, "int32"),
             "k": (5, "float")},
     "Pooling": {"pool": (1, "int32"), "side": (2, "uint32"), "stride": (3, "uint32")},
@@ -49,6 +51,7 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
 TYPES_V1 = {4: "Convolution", 5: "Data", 6: "Dropout", 12: "ImageData", 14: "InnerProduct", 15: "LRN", 17: "Pooling",
             18: "ReLU", 22: "Split", 24: "WindowData", 25: "Eltwise", 3: "Concat", 34: "MVN", 26: "Power"}  # fmt: skip
 LARGEST = 2**31 - 1  # bytes: protobuf's own limit
+LONGEST = 200  # characters of a name
 AXES = 8  # of a blob, at most; Caffe's own limit is 32, and no layer of ours has more than 4
 REMEDY = "obtain the .caffemodel again (`bench fetch`, `bench import --list`)"
 
@@ -102,6 +105,8 @@ def read_layers(path: Path) -> list[Layer]:
         raise Missing(f"{path}: no such file: {REMEDY}")
     if path.stat().st_size > LARGEST:
         raise Failed(f"{path}: more than 2 GiB, which no .caffemodel can be: {REMEDY}")
+    if why := mistaken(head_of(path), ".caffemodel"):
+        raise Failed(f"{path}: {why}; {REMEDY}")
     net = _net_parameter()()
     try:
         net.ParseFromString(path.read_bytes())
@@ -114,10 +119,15 @@ def read_layers(path: Path) -> list[Layer]:
     return layers
 
 
-def _layer(path: Path, message: Any, kind: str) -> Layer:
-    name = message.name
+def _layer(path: Path, message: Any, kind: str | bytes) -> Layer:
+    name, kind = _text(message.name), _text(kind)
     blobs = tuple(_blob(f"{path}: {name}/{index}", blob) for index, blob in enumerate(message.blobs))
     return Layer(name, kind, tuple(message.bottom), tuple(message.top), blobs, message)
+
+
+def _text(said: str | bytes) -> str:
+    """A name in one line; protobuf gives bytes for what is no UTF-8."""
+    return printable((said.decode("utf-8", "replace") if isinstance(said, bytes) else said)[:LONGEST])
 
 
 def _blob(place: str, blob: Any) -> Blob:

@@ -1,5 +1,6 @@
 """conv1–conv5 in a `.caffemodel`'s layers: groups, LRN's place, slope, BatchNorm, declared pixels (protocols 9)."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from pretrain.alexnet import KERNELS
 from pretrain.files import Failed
 from pretrain.foreign.caffe import Blob, Layer
-from pretrain.foreign.trunks import Affine, Colour, Declared, Norm, Row, Trunk, batch_norm
+from pretrain.foreign.trunks import Affine, Colour, Declared, Norm, Row, Trunk, batch_norm, scaled
 
 PASSING = {"ReLU", "BatchNorm", "Scale", "Split", "Dropout"}
 STRIDES = (4, 1, 1, 1, 1)
@@ -27,21 +28,32 @@ def caffe_trunk(path: Path, layers: Sequence[Layer], *, norm: Norm | None = None
     rows = {(layer.name, i): Row(f"{layer.name}/{i}", blob.shape) for layer in layers for i, blob in
             enumerate(layer.blobs)}  # fmt: skip
     trunk = Trunk(tensors={}, rows=list(rows.values()), norm=norm)
-    convs = _convolutions(layers)
+    convs = _convolutions(path, layers)
     for k, index in convs.items():
         layer = layers[index]
+        if layer.type != "Convolution" or len(layer.blobs) > 2:
+            what = f"a layer of type {layer.type} with {len(layer.blobs)} blobs"
+            raise Failed(f"{path}: {layer.name!r} is {what}, no Convolution with a weight and a bias: {OTHER}")
         for i, kind in enumerate(("weight", "bias")[: len(layer.blobs)]):
             trunk.take(f"conv{k}.{kind}", _tensor(layer.blobs[i], flat=kind == "bias"), rows[layer.name, i])
         if layer.settings.HasField("convolution"):
             trunk.groups[k] = _setting(layer.settings.convolution, "group", 1)
-            stride = next(iter(layer.settings.convolution.stride), STRIDES[k - 1])
-            if stride != STRIDES[k - 1]:  # Jigsaw trained conv1 with 2
-                trunk.remarks.append(f"{layer.name} has stride {stride} in the file, and {STRIDES[k - 1]} here")
+            _mention_stride(layer, STRIDES[k - 1], trunk)
     if len(convs) == len(KERNELS):  # else the missing one is named when the shapes are checked
         _see_pixels(path, layers, convs[1], trunk)
         _between(path, layers, convs, trunk, rows)
     trunk.declared = _declared(layers, trunk)
     return trunk
+
+
+def _mention_stride(layer: Layer, ours: int, trunk: Trunk) -> None:
+    """Say what of a convolution's steps is otherwise in the file (Jigsaw trained conv1 with stride 2)."""
+    said = layer.settings.convolution
+    strides = {*said.stride, _setting(said, "stride_h", 0), _setting(said, "stride_w", 0)} - {0}
+    for name, theirs, own in (("stride", strides, ours), ("dilation", {*said.dilation} - {0}, 1)):
+        if theirs - {own}:
+            values = " and ".join(map(str, sorted(theirs)))
+            trunk.differ(f"{layer.name} has {name} {values} in the file, and {own} here")
 
 
 def _tensor(blob: Blob, *, flat: bool) -> Tensor:
@@ -51,9 +63,16 @@ def _tensor(blob: Blob, *, flat: bool) -> Tensor:
     return torch.from_numpy(blob.data.copy()).reshape((size,) if vector else blob.shape)
 
 
-def _convolutions(layers: Sequence[Layer]) -> dict[int, int]:
+def _convolutions(path: Path, layers: Sequence[Layer]) -> dict[int, int]:
     """k → the index of conv k: by name, or five convolutions in a row with the kernels 11, 5, 3, 3, 3."""
-    named = {layer.name.lower(): i for i, layer in reversed(list(enumerate(layers))) if layer.blobs}
+    named: dict[str, int] = {}
+    for i, layer in enumerate(layers):
+        if (
+            layer.blobs
+            and named.setdefault(layer.name.lower(), i) != i
+            and re.fullmatch("conv[1-5]", layer.name.lower())
+        ):
+            raise Failed(f"{path}: two layers with weights are called {layer.name!r}: save one of the trunks alone")
     if "conv1" in named:
         return {k: named[f"conv{k}"] for k in range(1, 6) if f"conv{k}" in named}
     square = [i for i, layer in enumerate(layers) if layer.blobs and layer.type == "Convolution"]
@@ -108,14 +127,19 @@ def _chain(layers: Sequence[Layer], start: int, stop: int | None) -> list[Layer]
 
 def _between(path: Path, layers: Sequence[Layer], convs: dict[int, int], trunk: Trunk, rows: Rows) -> None:
     """Norm, slope and BatchNorm from the layers that follow each convolution."""
-    slopes, norms = set(), []
+    slopes, norms, linear, given = set(), [], [], trunk.norm
     for k, index in convs.items():
         chain = _chain(layers, index, convs.get(k + 1))
         kinds = [layer.type for layer in chain]
         for place, layer in enumerate(chain):
             _follow(path, layer, k, kinds[:place], trunk, rows)
+        linear += [f"conv{k}"] if "ReLU" not in kinds and (kinds or k < len(KERNELS)) else []
         slopes |= {round(_setting(layer.settings.relu, "slope", 0.0), 6) for layer in chain if layer.type == "ReLU"}
         norms += [_norm(path, k, kinds)] if k <= 2 and kinds else []
+    if given and (others := sorted({norm for norm in norms if norm != given})):
+        trunk.differ(f"LRN stands as {' and '.join(others)} in the file, and {given} here, as given")
+    if linear and slopes:
+        raise Failed(f"{path}: no ReLU behind {', '.join(linear)}: {OTHER}")
     if len(slopes) > 1:
         raise Failed(f"{path}: ReLUs of different slopes {sorted(slopes)}: {OTHER}")
     if len(set(norms)) > 1 and trunk.norm is None:
@@ -138,8 +162,8 @@ def _follow(path: Path, layer: Layer, k: int, before: list[str], trunk: Trunk, r
         trunk.affines.setdefault(k, []).append(_affine(path, layer))
         for i in range(len(layer.blobs)):
             rows[layer.name, i].fate = f"folded into conv{k}"
-    elif kind == "LRN" and trunk.norm is None:
-        _check_lrn(path, layer)
+    elif kind == "LRN":
+        _check_lrn(path, layer, trunk)
     elif kind == "Pooling":
         _mention_pooling(layer, trunk)
 
@@ -152,20 +176,23 @@ def _norm(path: Path, k: int, seen: list[str]) -> Norm:
     return "lrn" if seen.index("LRN") > seen.index("Pooling") else "lrn-before-pool"
 
 
-def _check_lrn(path: Path, layer: Layer) -> None:
+def _check_lrn(path: Path, layer: Layer, trunk: Trunk) -> None:
     lrn = layer.settings.lrn
     found = (_setting(lrn, "size", 5), round(_setting(lrn, "alpha", 1.0), 8), round(_setting(lrn, "beta", 0.75), 6),
              _setting(lrn, "k", 1.0), _setting(lrn, "region", 0))  # fmt: skip
     if found != (5, 1e-4, 0.75, 1.0, 0):
+        if trunk.norm is not None:
+            return trunk.differ(f"{layer.name} has size, alpha, beta, k, region {found}, and CaffeNet's here, as given")
         raise Failed(f"{path}: {layer.name!r} is an LRN with size, alpha, beta, k, region {found}, not CaffeNet's "
                      "(5, 0.0001, 0.75, 1, 0): to take CaffeNet's, or none, give --norm")  # fmt: skip
+    return None
 
 
 def _mention_pooling(layer: Layer, trunk: Trunk) -> None:
     pooling = layer.settings.pooling
     found = _setting(pooling, "pool", 0), _setting(pooling, "side", 3), _setting(pooling, "stride", 1)
     if layer.settings.HasField("pooling") and found != (0, 3, 2):
-        trunk.remarks.append(f"{layer.name} has kind, side and stride {found} in the file, and max, 3 and 2 here")
+        trunk.differ(f"{layer.name} has kind, side and stride {found} in the file, and max, 3 and 2 here")
 
 
 def _affine(path: Path, layer: Layer) -> Affine:
@@ -175,7 +202,7 @@ def _affine(path: Path, layer: Layer) -> Affine:
         eps = _setting(layer.settings.batch_norm, "eps", 1e-5) if layer.settings.HasField("batch_norm") else 1e-5
         return batch_norm(layer.name, vectors[0] / vectors[2], vectors[1] / vectors[2], eps)
     if layer.type == "Scale" and len(vectors) in (1, 2):
-        return Affine(layer.name, vectors[0], vectors[1] if len(vectors) == 2 else torch.zeros_like(vectors[0]))
+        return scaled(layer.name, vectors[0], vectors[1] if len(vectors) == 2 else torch.zeros_like(vectors[0]))
     raise Failed(f"{path}: {layer.name!r} is a {layer.type} with blobs {[blob.shape for blob in layer.blobs]} and no "
                  "statistics that could be folded: give a file of a finished training")  # fmt: skip
 

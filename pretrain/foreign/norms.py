@@ -5,17 +5,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from pretrain.alexnet import KERNELS
 from pretrain.files import Failed
+from pretrain.foreign.names import STATISTICS, Modules, Scheme, of_a_head, of_a_scale, plain, scheme_of
 from pretrain.foreign.trunks import Affine, batch_norm
 
-EPS = 1e-5  # torch's default, which no state dict holds
-NORM = re.compile(r"b(?:atch)?_?norm(?:2d)?|bn|norm", re.IGNORECASE)
-LAYER = re.compile(r"conv|fc|linear|dense", re.IGNORECASE)
-
-Modules = dict[str, dict[str, str]]  # module → kind of parameter → the tensor's name
+NORM = re.compile(r"b(?:atch)?_?norm(?:ali[sz]ation)?(?:_?2d)?|bn|norm", re.IGNORECASE)
+LAYER = re.compile(r"conv(?:olution)?(?:_?2d)?|fc|linear|dense", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,11 @@ class Found:
         if not name.startswith(self.prefix):
             return False
         rest = name.removeprefix(self.prefix)
-        unit = re.match(r"conv_?[1-5](?=[._/])|[a-z_]+[1-5](?=[._/]|$)", rest, re.IGNORECASE)
-        return unit is not None and not any(_within(layer, self.prefix + unit[0]) for layer in self.others())
+        if re.match(r"conv_?[1-5](?!\d)", rest, re.IGNORECASE):
+            return True
+        own = re.split(r"[./]", rest)[0]  # norm1, cccp2, scale_conv3, but neither fc1 nor layer6
+        number = re.search(r"\d+", own)
+        return number is not None and 1 <= int(number[0][:9]) <= len(KERNELS) and not of_a_head(own)
 
     def others(self) -> list[str]:
         """The layers that are none of the five convolutions."""
@@ -52,10 +53,51 @@ class Found:
         rest = name.removeprefix(self.prefix)
         return numbers(rest) if name.startswith(self.prefix) and rest[:1].isdigit() else (math.inf,)
 
+    def behind(self, name: str) -> bool:
+        """Whether `name` is numbered as what stands behind conv5 and the next layer."""
+        return self.numbered and self._end() <= self.place(name) < (math.inf,)
+
+    def beside(self, name: str) -> bool:
+        """Whether `name` lies in a module that holds another layer, and none of the trunk's."""
+        parent = name.rpartition(".")[0] or name.rpartition("/")[0]
+        while parent:
+            if any(_within(conv, parent) for conv in self.convs.values()):
+                return False
+            if any(_within(other, parent) for other in self.others()):
+                return True
+            parent = parent.rpartition(".")[0] or parent.rpartition("/")[0]
+        return False
+
+    def elsewhere(self, name: str) -> bool:
+        """Whether `name`, which is not inside, evidently belongs to a layer that is none of the trunk's."""
+        if of_a_head(name.removeprefix(self.prefix)) or self.behind(name) or self.beside(name):
+            return True
+        return any(_within(name, other) for other in self.others())
+
     def _end(self) -> tuple[float, ...]:
         """The place of the first layer behind conv5."""
         last = self.place(self.convs[len(self.convs)])
         return min((place for place in map(self.place, self.others()) if place > last), default=(math.inf,))
+
+
+def unknown(found: Found, name: str) -> bool:
+    """Whether the tensor `name`, which was not taken, is or may be part of what the trunk computes.
+
+    That is what is inside of it by name, and what could be a scale, shift or slope of its channels (or of its
+    pixels) by its shape and is evidently of no other layer.
+    """
+    own, tensor = plain(name), found.tensors[name]
+    if found.inside(own):
+        return True
+    widths = [len(found.layers[conv]) for conv in found.convs.values() if conv in found.layers]
+    if tensor.ndim == 4 and len(tensor) in widths[:4] and tensor.shape[1] in (1, len(tensor)):
+        # a layer that mixes the channels of one, or filters each
+        return not (of_a_head(own.removeprefix(found.prefix)) or found.behind(own))
+    if not tensor.is_floating_point() or found.elsewhere(own):
+        return False
+    if tensor.numel() == 1:
+        return of_a_scale(own)
+    return sum(size > 1 for size in tensor.shape) == 1 and tensor.numel() in {3, len(found.convs), *widths}
 
 
 def first_text(name: str) -> str:
@@ -68,22 +110,31 @@ def numbers(name: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", name))
 
 
-def conv_of_each_norm(path: Path, found: Found) -> dict[int, str]:
-    """k → the BatchNorm module of conv k: the one called after it, or numbered as the next in a sequence.
+def conv_of_each_norm(path: Path, found: Found) -> dict[int, tuple[str, Scheme]]:
+    """k → the BatchNorm module of conv k, and whose: the one called after it, or numbered as the next in a sequence.
 
     BatchNorms that evidently follow another layer are left out. Raises Failed, naming it, where it cannot be told.
     """
     of = {module: k for k, module in found.convs.items()}
-    norms: dict[int, str] = {}
-    for module in sorted(m for m, names in found.modules.items() if "running_mean" in names):
+    norms: dict[int, tuple[str, Scheme]] = {}
+    for module in sorted(m for m, names in found.modules.items() if not STATISTICS.isdisjoint(names)):
+        if _of_pixels(found, module):
+            continue
+        scheme = scheme_of(found.modules[module]) if module not in found.layers else None
         called = [layer for layer in found.layers if _called_after(module, layer) and _as_wide(found, module, layer)]
         owner = called[0] if len(called) == 1 else found.convs.get(_before(found, module), "") if not called else ""
-        if not owner and not called and not found.inside(module) and _beside_another(found, module):
+        if not owner and not called and not found.inside(module) and found.elsewhere(module):
             continue
-        if not owner or (k := of.get(owner)) in norms:
+        k = of.get(owner)
+        if scheme is None and (owner not in found.layers or k):
+            raise Failed(
+                f"{path}: {module!r} has {', '.join(sorted(found.modules[module]))}, which is no BatchNorm with mean "
+                "and variance as a framework names it: fold it into its convolution first"
+            )
+        if not owner or k in norms:
             raise Failed(f"{path}: cannot tell which convolution {module!r} belongs to: fold the BatchNorms first")
-        if k:
-            norms[k] = module
+        if k and scheme:
+            norms[k] = module, scheme
     return norms
 
 
@@ -100,8 +151,16 @@ def _within(name: str, module: str) -> bool:
     return name.startswith(module) and name[len(module) :][:1] in ("", ".", "_", "/")
 
 
+def _of_pixels(found: Found, norm: str) -> bool:
+    """Whether these are means or deviations of three colours, which unknown() refuses with what is to be given."""
+    kinds = found.modules[norm].items()
+    return not found.inside(norm) and {found.tensors[n].numel() for kind, n in kinds if kind in STATISTICS} == {3}
+
+
 def _as_wide(found: Found, norm: str, layer: str) -> bool:
-    return found.tensors[found.modules[norm]["running_mean"]].numel() == len(found.layers[layer])
+    names = found.modules[norm]
+    statistics = [found.tensors[name].numel() for kind, name in names.items() if kind in STATISTICS]
+    return set(statistics) == {len(found.layers[layer])}
 
 
 def _before(found: Found, norm: str) -> int:
@@ -120,21 +179,13 @@ def _before(found: Found, norm: str) -> int:
     return 0
 
 
-def _beside_another(found: Found, norm: str) -> bool:
-    """Whether a layer outside of the trunk begins alike or lies in the same parent module."""
-    text, parent = first_text(norm), norm.rpartition(".")[0]
-    others = found.others()
-    return any(text == first_text(o) or (parent and parent == o.rpartition(".")[0]) for o in others)
-
-
-def affines(path: Path, module: str, names: dict[str, str], tensors: dict[str, Tensor]) -> list[Affine]:
-    """What the BatchNorm `module` does, by its statistics, then by its own scale and shift."""
-    if "running_var" not in names:
-        raise Failed(f"{path}: {module}.running_var is missing: obtain the file again")
-    mean, var = tensors[names["running_mean"]], tensors[names["running_var"]]
-    found = [batch_norm(module, mean, var, EPS)]
-    if "weight" in names:
-        scale = tensors[names["weight"]].double()
-        shift = tensors[names["bias"]].double() if "bias" in names else torch.zeros_like(scale)
-        found.append(Affine(module, scale, shift))
-    return found
+def affine(path: Path, module: str, scheme: Scheme, found: Found) -> Affine:
+    """What the BatchNorm `module` does: by its statistics, then by its own scale and shift."""
+    names = found.modules[module]
+    kinds = [kind for kind in (scheme.mean, scheme.var, scheme.scale, scheme.shift) if kind in names]
+    own = {kind: found.tensors[names[kind]].flatten() for kind in kinds}
+    if len({len(tensor) for tensor in own.values()}) != 1:
+        sizes = ", ".join(f"{names[kind]} {tuple(found.tensors[names[kind]].shape)}" for kind in kinds)
+        raise Failed(f"{path}: a BatchNorm whose parameters differ in size ({sizes}): obtain the file again")
+    scale, shift = own.get(scheme.scale), own.get(scheme.shift)
+    return batch_norm(module, own[scheme.mean], own[scheme.var], scheme.eps, scale=scale, shift=shift)

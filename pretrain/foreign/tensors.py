@@ -7,23 +7,30 @@ Nothing of a file is executed: torch.load with weights_only, numpy without pickl
 import pickle
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from numpy.lib import format as npy
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pretrain.contents import head_of, mistaken, printable
 from pretrain.files import Failed, Missing
+from pretrain.npy import check_zip, read_header, read_npz
+from pretrain.pickle_size import check_pickle
 from pretrain.pickles import load_pickle
 
 READERS = ".caffemodel, .pth, .pt, .pth.tar, .npy, .npz, .pkl or .safetensors"
 DEPTH = 16  # of nested containers
-LARGEST = 2**32  # bytes of an .npz when unpacked: a small file can claim to hold any amount
+MOST = 100_000  # entries of all containers
+STRETCHED = 2**20  # numbers of a view of fewer
+LONGEST = 1_000  # characters of a key
+LEGACY = 5  # pickles that torch's files before 1.6 begin with
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -39,6 +46,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     kind = path.suffix.lower()
     if kind not in READ:
         raise Failed(f"{path}: {kind or 'no suffix'}: not a format that can be read: give a {READERS}")
+    if why := mistaken(head_of(path), kind):
+        raise Failed(f"{path}: {why}")
     try:
         pairs = list(_flat(READ[kind](path)))
     except Failed:
@@ -61,48 +70,70 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _torch(path: Path) -> Any:
+    """What torch.load reads, once its pickles are known to be bounded."""
+    if head_of(path).startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            check_zip(archive)
+            for entry in archive.infolist():
+                if entry.filename.endswith(".pkl"):
+                    _bounded(BytesIO(archive.read(entry)), entry.file_size, 1)
+    else:
+        with path.open("rb") as file:
+            _bounded(file, path.stat().st_size, LEGACY)
     with warnings.catch_warnings(action="ignore"):  # of TorchScript archives, which are then refused
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _bounded(file: IO[bytes], size: int, streams: int) -> None:
+    """Raise ValueError where a pickle of torch unfolds to more than it holds, or asks for memory by number."""
+    asked = check_pickle(file, size=size, streams=streams)
+    if sized := {"builtins bytearray", "__builtin__ bytearray"} & asked:
+        raise ValueError(f"asks for {min(sized)}")
 
 
 def _npy(path: Path) -> Any:
     """An array, mapped (so that no memory is set aside for a shape that lies), or what the pickle in it holds."""
     with path.open("rb") as file:
-        version = npy.read_magic(file)
-        header = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
-        if header[2].hasobject:
+        if read_header(file, size=path.stat().st_size).hasobject:
             return load_pickle(path, offset=file.tell())
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _npz(path: Path) -> Any:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # numpy leaves a bad file open
-        if sum(entry.file_size for entry in archive.zip.infolist()) > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} bytes when unpacked")
-        return {name: archive[name] for name in archive.files}
-
-
 READ: dict[str, Callable[[Path], Any]] = {
-    ".pth": _torch, ".pt": _torch, ".tar": _torch, ".npy": _npy, ".npz": _npz, ".pkl": load_pickle,
+    ".pth": _torch, ".pt": _torch, ".tar": _torch, ".npy": _npy, ".npz": read_npz, ".pkl": load_pickle,
     ".safetensors": load_file,
 }  # fmt: skip
 
 
-def _flat(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+def _flat(value: Any, place: str = "", depth: int = 0, seen: list[int] | None = None) -> Iterator[tuple[str, Tensor]]:
     """The tensors in nested dicts, lists and object arrays, with their keys joined by dots."""
-    if depth > DEPTH:
-        raise ValueError(f"containers nested deeper than {DEPTH}")
+    seen = [] if seen is None else seen
+    seen.append(depth)
+    if depth > DEPTH or len(seen) > MOST:  # what is shared is reached on every way
+        raise ValueError(f"containers nested deeper than {DEPTH}, or more than {MOST:,} entries")
     if isinstance(value, np.ndarray) and value.dtype.hasobject:
         value = value.item() if value.ndim == 0 else list(value)
     if isinstance(value, Mapping):
-        items = [(key.decode("latin1") if isinstance(key, bytes) else str(key), item) for key, item in value.items()]
+        items = [(_key(key), item) for key, item in value.items()]
     elif isinstance(value, list | tuple):
         items = [(str(index), item) for index, item in enumerate(value)]
     else:
         items = []
         if isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu":
-            yield place, value.detach()
+            yield place, _owned(place, value.detach())
         elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
             yield place, torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("=")))
     for key, item in items:
-        yield from _flat(item, f"{place}.{key}" if place else key, depth + 1)
+        yield from _flat(item, f"{place}.{key}" if place else key, depth + 1, seen)
+
+
+def _key(key: Any) -> str:
+    return printable((key.decode("latin1") if isinstance(key, bytes) else str(key))[:LONGEST])
+
+
+def _owned(place: str, tensor: Tensor) -> Tensor:
+    """A tensor that does not stretch few numbers over a shape of many. Raises ValueError."""
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > max(held, STRETCHED):
+        raise ValueError(f"{place[:LONGEST]} shows {tensor.numel():,} numbers and holds {held:,}")
+    return tensor

@@ -1,20 +1,20 @@
 """The trunk that a foreign weights file holds: what became of each blob, BatchNorm folded, shapes checked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.alexnet import CAFFENET, KERNELS, Architecture
+from pretrain.alexnet import CAFFENET, KERNELS, WIDEST, Architecture
 from pretrain.files import Failed
 
 Norm = Literal["lrn", "lrn-before-pool", "none"]
 Order = Literal["rgb", "bgr"]
 Colour = tuple[float, float, float]
-WIDEST = 4096  # channels: a shape in a file costs nothing, the memory for it does
 
 
 @dataclass
@@ -28,11 +28,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Affine:
-    """y = scale · x + shift per channel: a BatchNorm (with or without its own scale) or a Scale layer."""
+    """y = scale · x + shift per channel: a BatchNorm (with or without its own scale) or a Scale layer.
+
+    `source` does the same as the source's framework does it, on N×C×H×W in float64.
+    """
 
     name: str
     scale: Tensor
     shift: Tensor
+    source: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,34 @@ class Trunk:
     slope: float = 0.0
     declared: Declared = Declared()
     remarks: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)  # what the file's network does and ours does not, said in remarks
     source: dict[str, Row] = field(default_factory=dict)  # our name → the row of the blob it came from
 
     def take(self, name: str, tensor: Tensor, row: Row) -> None:
         """`tensor` of the file becomes our `name`."""
         self.tensors[name], self.source[name], row.fate = tensor, row, f"→ {name}"
 
+    def differ(self, remark: str) -> None:
+        """The file's network does something that ours does not."""
+        self.remarks.append(remark)
+        self.differs.append(remark)
 
-def batch_norm(name: str, mean: Tensor, var: Tensor, eps: float) -> Affine:
-    """(x - mean) / √(var + eps), channels each."""
-    scale = (var.double() + eps).rsqrt()
-    return Affine(name, scale, -mean.double() * scale)
+
+def batch_norm(
+    name: str, mean: Tensor, var: Tensor, eps: float, *, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Affine:  # fmt: skip
+    """scale · (x - mean) / √(var + eps) + shift, channels each; without `scale` and `shift` 1 and 0."""
+    mean, var = mean.double(), var.double()
+    scale = torch.ones_like(mean) if scale is None else scale.double()
+    shift = torch.zeros_like(mean) if shift is None else shift.double()
+    whole = scale * (var + eps).rsqrt()
+    return Affine(name, whole, shift - mean * whole, lambda x: F.batch_norm(x, mean, var, scale, shift, eps=eps))
+
+
+def scaled(name: str, scale: Tensor, shift: Tensor) -> Affine:
+    """scale · x + shift, channels each."""
+    scale, shift = scale.double(), shift.double()
+    return Affine(name, scale, shift, lambda x: x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1))
 
 
 def folded(weight: Tensor, bias: Tensor, affines: Iterable[Affine]) -> tuple[Tensor, Tensor]:
