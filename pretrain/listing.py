@@ -44,8 +44,12 @@ class Listing:
     unread: Counter[str] = field(default_factory=Counter)
 
     def report(self) -> str:
-        """ "12 of .txt, 3 hidden or left by a system", or "" where nothing was left out."""
+        """What was not looked at: "12 of .txt, 3 hidden or left by a system"; "" where that is nothing."""
         return ", ".join(f"{count} {reason}" for reason, count in self.unread.most_common())
+
+    def notes(self, folder: Path) -> list[str]:
+        """The line to log about what in `folder` was not looked at, if anything was not."""
+        return [f"{printable(folder)}: not looked at: {self.report()}"] if self.unread else []
 
 
 def walk(folder: Path, suffixes: Collection[str], *, deep: bool = True) -> Listing:
@@ -55,7 +59,7 @@ def walk(folder: Path, suffixes: Collection[str], *, deep: bool = True) -> Listi
     once, so that links neither loop nor double anything. A file is regular, or a link to such: never a FIFO.
     Raises Missing when `folder` is no folder or cannot be read; what lies in it and cannot be is counted.
     """
-    real = _real(folder)
+    real = real_folder(folder)
     found: list[Path] = []
     unread: Counter[str] = Counter()
     seen = {_identity(above) for above in (real, *real.parents)}
@@ -88,7 +92,7 @@ def entries_of(folder: Path) -> Iterable[Path]:
         return [folder / entry.name for entry in entries]
 
 
-def _real(folder: Path) -> Path:
+def real_folder(folder: Path) -> Path:
     """Where `folder` really is. Raises Missing when it is no folder that can be read."""
     try:
         if not folder.is_dir():

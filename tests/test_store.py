@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pretrain.files import Failed, Missing
 from pretrain.images import SIDE, decode, find_all
-from pretrain.store import Store, build_store, centre_square, open_image, stored
+from pretrain.pixels import open_image
+from pretrain.store import Store, build_store, centre_square, stored
 
 
 def noise(seed: int, *, size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -370,5 +371,5 @@ def test_images_are_opened_as_rgb_or_told(tmp_path: Path) -> None:
     assert isinstance(image, Image.Image)
     assert (image.mode, image.size) == ("RGB", (60, 40))
     assert open_image(tmp_path / "text.png") == "cannot be decoded"
-    assert open_image(tmp_path / "nowhere.png") == "cannot be decoded"
+    assert open_image(tmp_path / "nowhere.png") == "not there"
     assert centre_square(noise(0), 40) == np.array(noise(0))[:, 10:50].tobytes()
