@@ -7,7 +7,7 @@ in train is trained on, in val held out, in test not looked at; anywhere else th
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,8 @@ SPLITS: dict[Split, re.Pattern[str]] = {
     "val": re.compile("(val|valid|validation|dev|eval" + MORE, re.IGNORECASE),
     "test": re.compile("(test|testing" + MORE, re.IGNORECASE),
 }
+# What may lie in a folder that is no class.
+BESIDE = {HIDDEN, "without a suffix", "of .txt", "of .md", "of .json", "of .csv", "of .tsv", "of .xml", "of .mat"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,11 @@ def sort_classes(found: Found, folders: Sequence[Path]) -> Sorted:
     That is: an image in no class folder; a split beside classes or inside one, or twice; a class folder of which
     no image can be used though something lies in it; two classes whose names differ in case alone.
     """
-    layouts = {folder: _layout(folder) for folder in folders}
+    holding: dict[Path, set[str]] = {folder: set() for folder in folders}
+    for folder, path in found.files:
+        if len(parts := path.relative_to(folder).parts) > 1:
+            holding[folder].add(parts[0])
+    layouts = {folder: _layout(folder, inside) for folder, inside in holding.items()}
     kept, names, validation = [], list[str](), list[bool]()
     untold: Counter[Path] = Counter()
     for folder, path in found.files:
@@ -68,26 +74,25 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in data_in(entries_of(folder)) if path.is_dir()]
 
 
-def _layout(folder: Path) -> dict[Path, Split]:
-    """The folders that hold class folders, and which split each is: `folder` itself, or those in it."""
-    splits, others = dict[Path, Split](), list[Path]()
-    for inside in _folders(folder):
-        if split := split_of(inside.name):
-            splits[inside] = split
-        else:
-            others.append(inside)
+def _layout(folder: Path, holding: Collection[str]) -> dict[Path, Split]:
+    """The folders that hold class folders, and which split each is: `folder` itself, or those in it.
+
+    `holding`: the names of the folders in it in which there are images.
+    """
+    splits = {folder / name: split for name in sorted(holding) if (split := split_of(name))}
+    others = sorted(name for name in holding if folder / name not in splits)
     if not splits:
         return {folder: "train"}
     if others:
         raise Missing(
-            f"{printable(next(iter(splits)))}: a split's name beside other folders ({printable(others[0].name)}): "
+            f"{printable(next(iter(splits)))}: a split's name beside other folders ({printable(others[0])}): "
             "give --images a folder of class folders alone or of split folders alone, or rename the class"
         )
-    listed = ", ".join(printable(path.name) for path in splits)
     counts = Counter(splits.values())
     if counts["train"] != 1 or counts["val"] > 1:
+        listed = ", ".join(printable(path.name) for path in splits)
         raise Missing(
-            f"{printable(folder)}: splits {listed}: one train and at most one val are needed: "
+            f"{printable(folder)}: images of splits {listed}: one train and at most one val are needed: "
             "give --images the folder of one, or rename a class"
         )
     return splits
@@ -126,7 +131,8 @@ def _check(names: Sequence[str], validation: Sequence[bool], layouts: dict[Path,
     held = {name for name, aside in zip(names, validation, strict=True) if aside}
     for inside, split in ((inside, split) for layout in layouts.values() for inside, split in layout.items()):
         known = {"train": trained, "val": held, "test": None}[split]
-        yield from (_lost(path) for path in _folders(inside) if known is not None and path.name not in known)
+        if known is not None:
+            yield from (_lost(path) for path in _folders(inside) if path.name not in known)
     if held and (unscored := sorted(trained - held)):
         few = ", ".join(map(printable, unscored[:10]))
         yield f"{len(unscored)} of {len(trained)} classes have no image in val: {few}"
@@ -137,9 +143,9 @@ def _lost(folder: Path) -> str:
     inside = walk(folder, SUFFIXES)
     if inside.files:
         raise Missing(f"{printable(folder)}: a link to a folder that is read elsewhere: remove one of the two")
-    if inside.report() and set(inside.unread) - {HIDDEN}:
+    if set(inside.unread) - BESIDE:
         raise Missing(
             f"{printable(folder)}: no image of this class can be read ({inside.report()}): "
             "convert them, or remove the folder"
         )
-    return f"{printable(folder)}: an empty folder, no class"
+    return f"{printable(folder)}: no image in it, so no class"

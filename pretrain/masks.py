@@ -158,19 +158,22 @@ def silhouettes(folders: Sequence[Path]) -> Tensor:
 
 
 def mask_files(folders: Sequence[Path]) -> list[Path]:
-    """The masks that `silhouettes` cuts from. Raises Missing when there is none."""
-    paths: dict[tuple[Path, str], Path] = {}
+    """The masks that `silhouettes` cuts from. Raises Missing when there is none in one of the folders."""
+    paths = list[Path]()
     for folder in folders:
+        found: dict[str, Path] = {}
         for kind in ("SegmentationClass", "SegmentationObject"):
             if (real_folder(folder) / kind).is_dir():
                 listing = walk(folder / kind, {".png"}, deep=False)
                 for line in listing.notes(folder / kind):
                     _log_once(line)
-                paths |= {(folder, p.stem): p for p in listing.files if not p.stem.startswith("2007_")}
+                found |= {p.stem: p for p in listing.files if not p.stem.startswith("2007_")}
+        if not found:
+            raise Missing(f"{printable(folder)}: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
+        paths += found.values()
     if not paths:
-        where = ", ".join(map(printable, folders)) or "no folder"
-        raise Missing(f"{where}: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
-    return list(paths.values())
+        raise Missing(f"no folder: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
+    return paths
 
 
 @cache

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretrain.files import Failed, Missing
 from pretrain.masks import MASKS, central, random_block, random_pattern, random_region, silhouettes
+from pretrain.voc_masks import voc_colour
 
 L = torch.zeros(1, 64, 64, dtype=torch.bool)  # a wide L: a column and a foot
 L[:, :, :24] = True
@@ -209,7 +210,7 @@ def test_every_silhouette_is_used() -> None:
 
 # ---- silhouettes ----
 
-PALETTE = [v for k in range(256) for v in (k, 255 - k, k * 7 % 256)]
+PALETTE = [channel for label in range(256) for channel in voc_colour(label)]
 
 
 def write_mask(path: Path, labels: NDArray[np.uint8]) -> None:
@@ -278,7 +279,10 @@ def test_several_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_mask(tmp_path / name / "SegmentationClass" / f"{name}.png", scene((1, 10, 10, 60, 60)))
     assert len(silhouettes([tmp_path / "a", tmp_path / "b"])) == 2
-    assert len(silhouettes([tmp_path / "a", tmp_path / "nowhere"])) == 1
+    (tmp_path / "empty").mkdir()
+    for name, said in (("nowhere", "no such folder"), ("empty", "no segmentation masks")):
+        with pytest.raises(Missing, match=f"{name}: {said}"):
+            silhouettes([tmp_path / "a", tmp_path / name])
 
 
 def test_the_same_tree_gives_the_same_silhouettes(tmp_path: Path) -> None:
@@ -300,16 +304,13 @@ def test_nothing_to_cut_from(labels: NDArray[np.uint8], tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "in colours"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
 def test_a_mask_that_cannot_be_read_is_named(damage: str, tmp_path: Path) -> None:
     good, bad = (tmp_path / "SegmentationObject" / f"2008_00000{k}.png" for k in (1, 2))
     write_mask(good, np.random.default_rng(0).integers(0, 20, (100, 120), dtype=np.uint8))
     whole = good.read_bytes()
     write_mask(good, scene((1, 10, 10, 60, 60)))
-    if damage == "in colours":
-        Image.fromarray(np.full((100, 120, 3), 7, np.uint8)).save(bad)
-    else:
-        bad.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"P6 nonsense"}[damage])
+    bad.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"P6 nonsense"}[damage])
     with pytest.raises(Failed, match="corrupt or truncated mask") as caught:
         silhouettes([tmp_path])
     assert str(caught.value).startswith(f"{bad}: ")

@@ -38,6 +38,11 @@ def wandering(count: int, seed: int) -> list[list[float]]:
     return [pose(*row) for row in (rng.normal(size=(count, 3)) * (1.0, 2.0, 0.1)).tolist()]
 
 
+def scaled(text: str, factor: float) -> str:
+    """The poses in other units of length, all nine numbers of the rotation with them."""
+    return "".join(" ".join(str(factor * float(word)) for word in line.split()) + "\n" for line in text.splitlines())
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for number in range(3):
@@ -156,11 +161,16 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda text: "nan " + text.split(" ", 1)[1], "holds NaN or infinite numbers: replace it"),
-        (lambda text: "inf " + text.split(" ", 1)[1], "holds NaN or infinite numbers: replace it"),
-        (lambda text: "one " + text.split(" ", 1)[1], "not a file of poses, 12 numbers a line"),
-        (lambda text: text.split(" ", 1)[1], "not a file of poses, 12 numbers a line"),
-        (lambda text: "1 2 3 4 5 6 7 8\n" * 3, "not a file of poses, 12 numbers a line"),  # not two poses
+        (lambda text: "nan " + text.split(" ", 1)[1], "line 1: NaN, infinite or more than 1e+08 m: replace it"),
+        (lambda text: "1e999 " + text.split(" ", 1)[1], "line 1: NaN, infinite or more than"),
+        (lambda text: text.replace("\n", "\n\n", 1).replace("\n\n", "\n\none ", 1), "line 3: not 12 numbers, but 13"),
+        (lambda text: "one " + text.split(" ", 1)[1], "line 1: could not convert string to float: 'one'"),
+        (lambda text: text.split(" ", 1)[1], "line 1: not 12 numbers, but 11"),
+        (lambda text: "1 2 3 4 5 6 7 8\n" * 3, "line 1: not 12 numbers, but 8"),  # not two poses
+        (lambda text: scaled(text, 1.01), "line 1: not a rigid motion (the first three columns are no rotation"),
+        (lambda text: scaled(text, -1), "line 1: not a rigid motion (it mirrors): replace it"),
+        (lambda text: text + "0 0 0 0 " * 3, "line 11: not a rigid motion"),
+        (lambda text: text.replace(text.split()[3], "3e9", 1), "line 1: NaN, infinite or more than 1e+08 m"),
         (lambda text: text.split("\n", 1)[1], "9 poses for the 10 frames in"),
         (lambda text: "", "0 poses for the 10 frames in"),
     ],
@@ -177,7 +187,7 @@ def test_poses_that_cannot_be_used_are_named(root: Path, spoil: Callable[[str], 
 
 def test_poses_that_are_no_text_are_named(root: Path) -> None:
     (root / "poses" / "01.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Failed, match=r"01\.txt: not a file of poses"):
+    with pytest.raises(Failed, match=r"01\.txt: not UTF-16 text"):
         find_sequences(root)
 
 
