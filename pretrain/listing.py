@@ -45,7 +45,8 @@ class Listing:
 
     def report(self) -> str:
         """What was not looked at: "12 of .txt, 3 hidden or left by a system"; "" where that is nothing."""
-        return ", ".join(f"{count} {reason}" for reason, count in self.unread.most_common())
+        counts = sorted(self.unread.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{count} {reason}" for reason, count in counts)
 
     def notes(self, folder: Path) -> list[str]:
         """The line to log about what in `folder` was not looked at, if anything was not."""
