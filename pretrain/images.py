@@ -46,7 +46,7 @@ def list_images(folder: Path) -> Listing:
     2007_* of VOC2012 are VOC2007 images, some of its test set, and are left out. Raises Missing
     when there is no image, or when part of a VOC tree is given, whose test images could not be told apart.
     """
-    trainval = real_folder(folder) / "ImageSets" / "Main" / "trainval.txt"
+    trainval = real_folder(folder, remedy="give --images another folder") / "ImageSets" / "Main" / "trainval.txt"
     if trainval.is_file():
         ids = _ids(folder / "ImageSets" / "Main" / "trainval.txt")
         listing = Listing(tuple(folder / "JPEGImages" / f"{i}.jpg" for i in ids if not i.startswith("2007_")))
@@ -59,10 +59,9 @@ def list_images(folder: Path) -> Listing:
             )
     if not listing.files:
         beside = f" (not looked at: {listing.report()})" if listing.unread else ""
-        known = ", ".join(sorted(SUFFIXES))
         raise Missing(
-            f"{printable(folder)}: no images here{beside}: give --images a folder of images ({known}), "
-            "or a VOC year's folder"
+            f"{printable(folder)}: no images here{beside}: give --images a folder of JPEG, PNG, WebP, TIFF, BMP, "
+            "PNM or GIF files, or a VOC year's folder"
         )
     return listing
 

@@ -93,16 +93,16 @@ def entries_of(folder: Path) -> Iterable[Path]:
         return [folder / entry.name for entry in entries]
 
 
-def real_folder(folder: Path) -> Path:
+def real_folder(folder: Path, *, remedy: str = "correct the path") -> Path:
     """Where `folder` really is. Raises Missing when it is no folder that can be read."""
     try:
         if not folder.is_dir():
-            raise Missing(f"{printable(folder)}: no such folder: correct the path")
+            raise Missing(f"{printable(folder)}: no such folder: {remedy}")
         os.scandir(folder).close()
         return folder.resolve()
     except (OSError, ValueError, RuntimeError) as error:  # too long, NUL, rights, links in a circle
         reason = getattr(error, "strerror", None) or error
-        raise Missing(f"{printable(folder)}: cannot be read ({reason}): correct the path or its rights") from error
+        raise Missing(f"{printable(folder)}: cannot be read ({reason}): {remedy}") from error
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -163,7 +163,7 @@ def mask_files(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         found: dict[str, Path] = {}
         for kind in ("SegmentationClass", "SegmentationObject"):
-            if (real_folder(folder) / kind).is_dir():
+            if (real_folder(folder, remedy=GIVE_SHAPES) / kind).is_dir():
                 listing = walk(folder / kind, {".png"}, deep=False)
                 for line in listing.notes(folder / kind):
                     _log_once(line)

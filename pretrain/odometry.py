@@ -41,7 +41,7 @@ def find_sequences(folder: Path) -> list[Drive]:
     is no sequence with poses, Failed when frames and poses do not agree, a drive has one frame, the order
     of its frames cannot be told or a pose is no rigid motion.
     """
-    real_folder(folder)
+    real_folder(folder, remedy="give --videos another folder")
     found = [_sequence(folder, path) for path in _listed(folder / "poses", {".txt"}).files if _drive(folder, path)]
     if not found:
         raise Missing(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pretrain.files import Missing
 from pretrain.images import SIDE
-from pretrain.listing import Listing, printable, walk
+from pretrain.listing import Listing, printable, real_folder, walk
 from pretrain.pixels import LARGEST
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -40,6 +40,7 @@ def find_videos(folder: Path) -> list[Path]:
 
 def list_videos(folder: Path) -> Listing:
     """The videos in `folder`, sorted, and what was not looked at. Raises Missing when there is none."""
+    real_folder(folder, remedy="give --videos another folder")
     listing = walk(folder, SUFFIXES)
     if not listing.files:
         known, beside = ", ".join(sorted(SUFFIXES)), f"; not looked at: {listing.report()}" if listing.unread else ""

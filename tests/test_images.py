@@ -106,7 +106,7 @@ def test_no_images(kind: str, tmp_path: Path) -> None:
         folder.mkdir()
     if kind == "other files":
         (folder / "a.heic").write_bytes(b"x")
-    said = {"no folder": "no such folder: correct the path", "an empty folder": "no images here: give --images",
+    said = {"no folder": "no such folder: give --images another folder", "an empty folder": "no images here: give --images",
             "other files": r"no images here \(not looked at: 1 of \.heic\): give --images"}  # fmt: skip
     with pytest.raises(Missing, match=said[kind]) as caught:
         find_all([folder])
