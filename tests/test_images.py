@@ -106,8 +106,11 @@ def test_no_images(kind: str, tmp_path: Path) -> None:
         folder.mkdir()
     if kind == "other files":
         (folder / "a.heic").write_bytes(b"x")
-    said = {"no folder": "no such folder: give --images another folder", "an empty folder": "no images here: give --images",
-            "other files": r"no images here \(not looked at: 1 of \.heic\): give --images"}  # fmt: skip
+    said = {
+        "no folder": "no such folder: give --images another folder",
+        "an empty folder": "no images here: give --images",
+        "other files": r"no images here \(not looked at: 1 of \.heic\): give --images",
+    }
     with pytest.raises(Missing, match=said[kind]) as caught:
         find_all([folder])
     one_line(caught, folder)
