@@ -141,6 +141,8 @@ def _check(names: Sequence[str], validation: Sequence[bool], layouts: dict[Path,
 def _lost(folder: Path) -> str:
     """The line about a class folder without an image. Raises Missing when something lies in it."""
     inside = walk(folder, SUFFIXES)
+    if inside.files and not folder.is_symlink():
+        return f"{printable(folder)}: not looked at"  # of a VOC year's folder, whose lists say which images count
     if inside.files:
         raise Missing(f"{printable(folder)}: a link to a folder that is read elsewhere: remove one of the two")
     if set(inside.unread) - BESIDE:

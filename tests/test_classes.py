@@ -159,6 +159,15 @@ def test_ids_that_are_no_names_are_refused(ids: str, tmp_path: Path) -> None:
     assert [path.name for path in find_images(tmp_path)] == ["000001.jpg"]
 
 
+def test_a_voc_years_folder_has_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, "JPEGImages/000001.jpg", "SegmentationClass/000001.png", "Annotations/000001.xml")
+    write(tmp_path, "ImageSets/Main/trainval.txt")
+    (tmp_path / "ImageSets/Main/trainval.txt").write_text("000001\n")
+    assert refused(tmp_path) == (
+        f"{tmp_path}: one class (JPEGImages) alone: give --images a folder with one folder a class"
+    )
+
+
 def test_a_link_to_vocs_images_is_vocs_images(tmp_path: Path) -> None:
     """Its test set would be trained on."""
     write(tmp_path / "VOC2007", "JPEGImages/000001.jpg")
