@@ -12,9 +12,9 @@ from pretrain import Dataset, Defaults, Folders, Solver
 from pretrain.alexnet import CROP, AlexNet
 from pretrain.files import Missing, Usage
 from pretrain.fillers import filled
-from pretrain.images import SIDE, Images, as_input, find_all, last_groups, split, stills
+from pretrain.images import SIDE, Found, Images, as_input, find_noted, last_groups, split, stills
 from pretrain.motion import moved_stills, reach, views
-from pretrain.odometry import AXES, Drive, find_sequences, pairs
+from pretrain.odometry import AXES, Drive, find_sequences, left_out, pairs
 from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw
@@ -44,12 +44,13 @@ def defaults(mask: str | None) -> Defaults:
 def source(folders: Folders) -> Source:
     """Frames with poses, or stills that are then moved. Raises Missing when there is neither."""
     if not folders.videos:
-        return moved_stills(find_all(folders.images), SUPERVISION, MovedStills)
+        return moved_stills(find_noted(folders.images), SUPERVISION, MovedStills)
     if folders.images:
         raise Usage("egomotion: give --videos (frames with poses) or --images (motion made from stills), not both")
     sequences = [sequence for folder in folders.videos for sequence in find_sequences(folder)]
     files = [(sequence.folder, frame) for sequence in sequences for frame in sequence.frames]
-    return stills(files, SUPERVISION, partial(FramePairs, sequences=sequences))
+    notes = [line for folder in dict.fromkeys(folders.videos) for line in left_out(folder, sequences)]
+    return stills(Found(tuple(files), tuple(notes)), SUPERVISION, partial(FramePairs, sequences=sequences))
 
 
 class FramePairs(Images):

@@ -7,6 +7,7 @@ resized). Crops, mirrors and the mean are applied to whole batches on the traini
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +16,81 @@ from torch import Tensor
 
 from pretrain import Dataset, Folders
 from pretrain.alexnet import CROP, mean_rgb
-from pretrain.files import Missing
+from pretrain.files import Failed, Missing
+from pretrain.listing import Listing, junk, printable, read_text, real_folder, walk
+from pretrain.pixels import SUFFIXES, open_image
 from pretrain.randomness import ALONE, Draw, Shard, generator, shuffled
-from pretrain.store import File, Source, Store, centre_square, open_image
+from pretrain.store import File, Source, Store, centre_square
 
 SIDE = 256
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 HELD_OUT = 20  # one item in so many is not trained on, where the head is scored
 
 
+@dataclass(frozen=True)
+class Found:
+    """Images, and the lines to log about what beside them was not looked at."""
+
+    files: tuple[File, ...]
+    notes: tuple[str, ...] = ()
+
+
 def find_images(folder: Path) -> list[Path]:
-    """The images that pre-training may see in `folder`, sorted.
+    """The images that pre-training may see in `folder`, sorted. Raises as list_images does."""
+    return list(list_images(folder).files)
+
+
+def list_images(folder: Path) -> Listing:
+    """The images that pre-training may see in `folder`, sorted, and what was not looked at.
 
     Of a VOC year's folder (…/VOC2007) these are the ids of trainval, never the test set; the ids
     2007_* of VOC2012 are VOC2007 images, some of its test set, and are left out. Raises Missing
     when there is no image, or when part of a VOC tree is given, whose test images could not be told apart.
     """
-    trainval = folder / "ImageSets" / "Main" / "trainval.txt"
+    trainval = real_folder(folder, remedy="give --images another folder") / "ImageSets" / "Main" / "trainval.txt"
     if trainval.is_file():
-        ids = [line.split()[0] for line in trainval.read_text().splitlines() if line.strip()]
-        found = [folder / "JPEGImages" / f"{name}.jpg" for name in ids if not name.startswith("2007_")]
+        ids = _ids(folder / "ImageSets" / "Main" / "trainval.txt")
+        listing = Listing(tuple(folder / "JPEGImages" / f"{i}.jpg" for i in ids if not i.startswith("2007_")))
     else:
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if any(p.parent.name == "JPEGImages" for p in found):
+        listing = walk(folder, SUFFIXES)
+        if any(_of_voc(inside) for inside in {path.parent for path in listing.files}):
             raise Missing(
-                f"{folder}: VOC images, but no ImageSets/Main/trainval.txt: give --images a VOC year's folder"
+                f"{printable(folder)}: VOC images, but no ImageSets/Main/trainval.txt: "
+                "give --images a VOC year's folder"
             )
-    if not found:
-        raise Missing(f"{folder}: no images here: give --images a folder of JPEG or PNG files, or a VOC year's folder")
-    return found
+    if not listing.files:
+        beside = f" (not looked at: {listing.report()})" if listing.unread else ""
+        raise Missing(
+            f"{printable(folder)}: no images here{beside}: give --images a folder of JPEG, PNG, WebP, TIFF, BMP, "
+            "PNM or GIF files, or a VOC year's folder"
+        )
+    return listing
+
+
+def _ids(path: Path) -> list[str]:
+    """The first word of each line. Raises Failed where one cannot be an image's id, and as read_text does."""
+    ids = [line.split()[0] for line in read_text(path).splitlines() if line.strip()]
+    if odd := next((i for i in ids if "/" in i or junk(i)), None):
+        raise Failed(f"{printable(path)}: {printable(odd)}: not the id of an image: correct the list")
+    return ids
+
+
+def _of_voc(folder: Path) -> bool:
+    """Whether this is a VOC year's folder of images, by its own name or that of what it links to."""
+    return "jpegimages" in (folder.name.lower(), folder.resolve().name.lower())
 
 
 def find_all(folders: Sequence[Path]) -> list[File]:
-    """The images of all folders. Raises Missing as find_images does, and when no folder is given."""
+    """The images of all folders. Raises Missing as list_images does, and when no folder is given."""
+    return list(find_noted(folders).files)
+
+
+def find_noted(folders: Sequence[Path]) -> Found:
+    """The same, with the lines to log."""
     if not folders:
         raise Missing("no folder of images: give --images DIR")
-    return [(folder, path) for folder in folders for path in find_images(folder)]
+    listings = [(folder, list_images(folder)) for folder in folders]
+    files = tuple((folder, path) for folder, listing in listings for path in listing.files)
+    return Found(files, tuple(line for folder, listing in listings for line in listing.notes(folder)))
 
 
 def decode(path: Path) -> list[bytes] | str:
@@ -59,14 +99,14 @@ def decode(path: Path) -> list[bytes] | str:
     return image if isinstance(image, str) else [centre_square(image, SIDE)]
 
 
-def stills(files: Sequence[File], supervision: str, data: Callable[[Store], Dataset], *, kind: str = "") -> Source:
+def stills(found: Found, supervision: str, data: Callable[[Store], Dataset], *, kind: str = "") -> Source:
     """The source that is decoded to centre squares of SIDE."""
-    return Source(files, supervision, data, decode, SIDE, "stills", kind)
+    return Source(found.files, supervision, data, decode, SIDE, "stills", kind, found.notes)
 
 
 def still_images(folders: Folders, *, supervision: str) -> Source:
     """The source of the methods that need images and nothing else. Raises Missing when there are none."""
-    return stills(find_all(folders.images), supervision, Images)
+    return stills(find_noted(folders.images), supervision, Images)
 
 
 class Images:

@@ -1,8 +1,7 @@
 """The ImageNet labels row of Table 2 (protocols 1.2, 7.6): CaffeNet, trained to name what an image shows."""
 
 from collections.abc import Sequence
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +9,11 @@ from torch import Tensor, nn
 
 from pretrain import Dataset, Defaults, Folders, Solver
 from pretrain.alexnet import AlexNet
+from pretrain.classes import sort_classes
 from pretrain.files import Missing, Usage
 from pretrain.fillers import filled
-from pretrain.images import Images, find_all, split, stills
+from pretrain.images import Images, find_noted, split, stills
+from pretrain.listing import printable
 from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw
@@ -39,40 +40,25 @@ def defaults(mask: str | None) -> Defaults:
 
 
 def source(folders: Folders) -> Source:
-    """Class folders: DIR/<class>/…, or DIR/train/<class>/… and DIR/val/<class>/…, images at any depth below them.
+    """Class folders: DIR/<class>/…, or below DIR's split folders (pretrain/classes.py), images at any depth.
 
-    Raises Missing when there is no image, or no two classes.
+    Raises Missing when there is no image, or no two classes, and whatever sort_classes raises.
     """
-    files = find_all(folders.images)
-    found = [_place(folder, path) for folder, path in files]
-    names = sorted({name for name, _ in found})
+    found = sort_classes(find_noted(folders.images), folders.images)
+    names = sorted(set(found.names))
     if len(names) < 2:
-        raise Missing(f"{files[0][0]}: one class ({names[0]}) alone: give --images a folder with one folder a class")
+        first = printable(folders.images[0])
+        one = printable(names[0]) if names else "none"
+        raise Missing(f"{first}: one class ({one}) alone: give --images a folder with one folder a class")
     numbers = {name: number for number, name in enumerate(names)}
     data = partial(
         LabelledImages,
-        labels=torch.tensor([numbers[name] for name, _ in found]),
-        validation=torch.tensor([aside for _, aside in found]),
+        labels=torch.tensor([numbers[name] for name in found.names]),
+        validation=torch.tensor(found.validation),
         names=names,
     )
     kind = "" if len(names) == IMAGENET else f"{len(names)}-classes"
-    return stills(files, f"{len(names)} class labels", data, kind=kind)
-
-
-def _place(folder: Path, path: Path) -> tuple[str, bool]:
-    """The class of an image, and whether it lies under val."""
-    parts = path.relative_to(folder).parts[:-1]
-    if not _parted(folder):
-        parts = ("train", *parts)
-    if len(parts) < 2 or parts[0] not in ("train", "val"):
-        raise Missing(f"{path}: in no class folder: give --images a folder with one folder a class, and nothing else")
-    return parts[1], parts[0] == "val"
-
-
-@cache
-def _parted(folder: Path) -> bool:
-    """Whether the class folders lie under train and val."""
-    return (folder / "train").is_dir() and (folder / "val").is_dir()
+    return stills(found.images, f"{len(names)} class labels", data, kind=kind)
 
 
 class LabelledImages(Images):
@@ -94,7 +80,7 @@ class LabelledImages(Images):
             self.train, self.held_out = (by_class[part].sort().values for part in split(store.images))
         seen = self.labels[self.train].bincount(minlength=self.classes).tolist()
         if unseen := [name for name, images in zip(names, seen, strict=True) if not images]:
-            few = ", ".join(unseen[:10])
+            few = ", ".join(map(printable, unseen[:10]))
             raise Missing(f"{store.name}: no image to train on of class {few}: add some, or remove the folder")
 
     def read(self, items: Tensor) -> tuple[Tensor, ...]:

@@ -5,6 +5,7 @@ an empty one.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,10 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from pretrain.files import Failed, Missing
+from pretrain.files import Missing
+from pretrain.listing import printable, real_folder, walk
+from pretrain.progress import log
+from pretrain.voc_masks import VOID, read_labels
 
 CAP = 0.25  # paper 3.3: "up to 1/4 of the image"
 GIVE_SHAPES = "give --shapes a VOC year's folder with SegmentationClass"
@@ -154,27 +158,34 @@ def silhouettes(folders: Sequence[Path]) -> Tensor:
 
 
 def mask_files(folders: Sequence[Path]) -> list[Path]:
-    """The masks that `silhouettes` cuts from. Raises Missing when there is none."""
-    paths: dict[str, Path] = {}
+    """The masks that `silhouettes` cuts from. Raises Missing when there is none in one of the folders."""
+    paths = list[Path]()
     for folder in folders:
+        found: dict[str, Path] = {}
         for kind in ("SegmentationClass", "SegmentationObject"):
-            paths |= {p.stem: p for p in sorted((folder / kind).glob("*.png")) if not p.stem.startswith("2007_")}
+            if (real_folder(folder, remedy=GIVE_SHAPES) / kind).is_dir():
+                listing = walk(folder / kind, {".png"}, deep=False)
+                for line in listing.notes(folder / kind):
+                    _log_once(line)
+                found |= {p.stem: p for p in listing.files if not p.stem.startswith("2007_")}
+        if not found:
+            raise Missing(f"{printable(folder)}: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
+        paths += found.values()
     if not paths:
-        where = ", ".join(map(str, folders)) or "no folder"
-        raise Missing(f"{where}: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
-    return list(paths.values())
+        raise Missing(f"no folder: no segmentation masks to cut silhouettes from: {GIVE_SHAPES}")
+    return paths
+
+
+@cache
+def _log_once(line: str) -> None:
+    """As plans look for masks often."""
+    log(line)
 
 
 def _parts(path: Path) -> list[np.ndarray[tuple[int, int], np.dtype[np.bool_]]]:
-    try:
-        with Image.open(path) as image:
-            labels = np.array(image)
-        if labels.ndim != 2:
-            raise ValueError("in colours; a VOC mask is a palette image")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Failed(f"{path}: corrupt or truncated mask ({error}): replace the file") from error
+    labels = read_labels(path)
     parts = []
-    for value in np.setdiff1d(np.unique(labels), (0, 255)):
+    for value in np.setdiff1d(np.unique(labels), (0, VOID)):
         numbered, _ = ndimage.label(labels == value)
         for number, box in enumerate(ndimage.find_objects(numbered), start=1):
             part = numbered[box] == number

@@ -4,7 +4,7 @@ A view is a square window of an image, turned about its centre. Two views of one
 camera sees that has moved between them (Agrawal et al.'s proof of concept on digits; protocols 7.3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pretrain import Dataset
 from pretrain.alexnet import CROP, mean_rgb
-from pretrain.images import stills
-from pretrain.store import File, Source, Store
+from pretrain.images import Found, stills
+from pretrain.store import Source, Store
 
 KIND = "synthetic"
 
@@ -38,6 +38,6 @@ def reach(side: Tensor, angle: Tensor) -> Tensor:
     return side / 2 * (angle.cos().abs() + angle.sin().abs())
 
 
-def moved_stills(files: Sequence[File], of: str, data: Callable[[Store], Dataset]) -> Source:
+def moved_stills(found: Found, of: str, data: Callable[[Store], Dataset]) -> Source:
     """Stills, as the source of a method that needs motion; `of`: the supervision where the motion is real."""
-    return stills(files, f"{of}, synthetic from stills", data, kind=KIND)
+    return stills(found, f"{of}, synthetic from stills", data, kind=KIND)

@@ -12,12 +12,13 @@ from pretrain import Dataset, Defaults, Folders, Solver
 from pretrain.alexnet import AlexNet, Architecture, mean_rgb
 from pretrain.files import Usage
 from pretrain.fillers import xavier
-from pretrain.images import Images, find_all, split
+from pretrain.images import Images, find_noted, split
 from pretrain.parallel import total
+from pretrain.pixels import open_image
 from pretrain.precision import widened
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw, Shard
-from pretrain.store import Source, Store, centre_square, open_image
+from pretrain.store import Source, Store, centre_square
 
 SUPERVISION = "relative context"
 VERSION = 1
@@ -67,7 +68,8 @@ def decode(path: Path) -> list[bytes] | str:
 
 def source(folders: Folders) -> Source:
     """Images whose shorter side is LEAST pixels or more; smaller ones are skipped."""
-    return Source(find_all(folders.images), SUPERVISION, Grids, decode, SIDE, f"grids {LEAST}")
+    found = find_noted(folders.images)
+    return Source(found.files, SUPERVISION, Grids, decode, SIDE, f"grids {LEAST}", notes=found.notes)
 
 
 class Grids(Images):

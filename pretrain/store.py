@@ -5,6 +5,7 @@ that the other two are whole.
 """
 
 import json
+import math
 import os
 import signal
 from collections import Counter
@@ -12,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -23,10 +25,13 @@ from torch import Tensor
 
 from pretrain import Dataset
 from pretrain.files import Failed, Missing, atomic, locked, write_text
+from pretrain.listing import printable
 from pretrain.progress import log, progress
 
 AHEAD = 1024  # files decoded ahead of the disk at most: 200 MB of stills
-VERSION = 2
+VERSION = 3  # 2: 16-bit grey was clipped, alpha ignored; stores were known by names, sizes and times alone
+WHOLE = 1 << 26  # bytes of files that are read as a whole to know a store by; of more a sample is
+SAMPLED, PIECES, PIECE = 1024, 4, 1 << 14  # files of the sample; pieces of each, of this many bytes
 
 File = tuple[Path, Path]  # the folder that was given, and a file in it
 # A file → its squares (side×side×3 bytes each), or in a few words why there are none.
@@ -65,7 +70,8 @@ class Source:
 
     `kind` is part of a row's name: "" where the data is of the kind that the row stands for, otherwise
     what it is instead ("synthetic": motion made from stills). `supervision` is what the table says of
-    it. `data` makes batches of the store that `decode` makes of the files, as `how` names.
+    it. `data` makes batches of the store that `decode` makes of the files, as `how` names. `notes`: lines to
+    log about what lay beside the files and was not looked at.
     """
 
     files: Sequence[File]
@@ -75,9 +81,12 @@ class Source:
     side: int
     how: str
     kind: str = ""
+    notes: Sequence[str] = ()
 
     def open(self, cache: Path) -> Dataset:
-        """Decode the files into `cache`, or reuse what is there. Raises what build_store raises."""
+        """Decode the files into `cache`, or reuse what is there; log `notes`. Raises what build_store raises."""
+        for line in self.notes:
+            log(line)
         return self.data(build_store(self.files, cache, side=self.side, how=self.how, decode=self.decode))
 
     def opened(self, cache: Path) -> Dataset | None:
@@ -88,26 +97,43 @@ class Source:
 
 def stored(files: Sequence[File], cache: Path, *, side: int, how: str) -> Store | None:
     """The store of these files, decoded in the way that `how` names, if it is there whole."""
-    index = _index(files, cache, side=side, how=how)
+    return _stored(_index(files, cache, side=side, how=how), files, side=side)
+
+
+def _stored(index: Path, files: Sequence[File], *, side: int) -> Store | None:
     pixels = index.with_suffix(".uint8")
     try:
-        store = Store(path=pixels, **json.loads(index.read_text()))
+        store = Store(path=pixels, **json.loads(index.read_text()) | {"name": _name(files)})
         sizes = pixels.stat().st_size, _owners(pixels).stat().st_size
-        return store if sizes == (store.images * side * side * 3, store.images * 4) else None
-    except (OSError, ValueError, TypeError):
+        whole = _plausible(store, len(files)) and sizes == (store.images * side * side * 3, store.images * 4)
+        return store if whole and 0 <= store.owners().min() <= store.owners().max() < len(files) else None
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+
+
+def _plausible(store: Store, files: int) -> bool:
+    """Whether what an index says could be true of so many files."""
+    counts = (store.images, store.side, store.skipped)
+    numbers = all(type(count) is int and count >= 0 for count in counts) and store.images > 0
+    return numbers and store.skipped <= files and isinstance(store.sha256, str)
+
+
+def _name(files: Sequence[File]) -> str:
+    """What the provenance calls them: the folders that were given."""
+    return "+".join(dict.fromkeys(printable(folder.resolve().name) for folder, _ in files))
 
 
 def build_store(files: Sequence[File], cache: Path, *, side: int, how: str, decode: Decode) -> Store:
     """Decode `files` into `cache`, or reuse what is there for the same files.
 
     Files that give no square are skipped, counted and reported. The store's name follows from the
-    files' names, sizes and times; its index is written last, so an interrupted build leaves nothing
-    behind that could be taken for a store. Raises Missing when not one file can be used.
+    files' names, sizes, times and a sample of what is in them (all of it where it is little), so that a
+    copy elsewhere finds it and no other folder does. Its index is written last, so an interrupted build
+    leaves nothing behind that could be taken for a store. Raises Missing when not one file can be used.
     """
     index = _index(files, cache, side=side, how=how)
     with locked(index.with_suffix(".lock")):  # whoever comes second finds the store of the first
-        if store := stored(files, cache, side=side, how=how):
+        if store := _stored(index, files, side=side):
             return store
         store = _decode_all(files, index.with_suffix(".uint8"), side=side, decode=decode)
         write_text(index, json.dumps({k: v for k, v in asdict(store).items() if k != "path"}))
@@ -115,11 +141,42 @@ def build_store(files: Sequence[File], cache: Path, *, side: int, how: str, deco
 
 
 def _index(files: Sequence[File], cache: Path, *, side: int, how: str) -> Path:
-    key = sha256(f"{VERSION} {side} {how}\n".encode())
+    key, sizes = sha256(f"{VERSION} {side} {how}\n".encode()), list[int]()
     for folder, path in files:
-        stat = path.stat() if path.exists() else None
-        key.update(f"{path.relative_to(folder)} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        found = _stat(path)
+        sizes.append(found.st_size if found else 0)
+        key.update(os.fsencode(path.relative_to(folder)) + b"\0")
+        key.update(f"{found and (found.st_size, found.st_mtime_ns)}\n".encode())
+    whole = sum(sizes) <= WHOLE
+    for number in range(0, len(files), 1 if whole else math.ceil(len(files) / SAMPLED)):
+        key.update(_content(files[number][1], sizes[number], whole=whole))
     return cache / f"{key.hexdigest()[:16]}.json"
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """That of a regular file, else None."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found if S_ISREG(found.st_mode) else None
+
+
+def _content(path: Path, size: int, *, whole: bool) -> bytes:
+    """The sha256 of a file, or of a few pieces of it; empty where it cannot be read."""
+    if _stat(path) is None:
+        return b""
+    try:
+        with path.open("rb") as file:
+            if whole or size <= PIECES * PIECE:
+                return file_digest(file, "sha256").digest()
+            digest = sha256()
+            for piece in range(PIECES):
+                file.seek(piece * (size - PIECE) // (PIECES - 1))
+                digest.update(file.read(PIECE))
+            return digest.digest()
+    except OSError:
+        return b""
 
 
 def _owners(pixels: Path) -> Path:
@@ -137,21 +194,20 @@ def _decode_all(files: Sequence[File], pixels: Path, *, side: int, decode: Decod
                 continue
             for data in squares:
                 out.write(data)
-                digest.update(f"{path.relative_to(folder).as_posix()} {sha256(data).hexdigest()}\n".encode())
+                digest.update(os.fsencode(path.relative_to(folder)) + f" {sha256(data).hexdigest()}\n".encode())
                 owners.append(number)
         if not owners:
-            reason = f"not one of {len(files)} files can be used ({skipped[0][0]}: {skipped[0][1]})"
-            raise Missing(f"{files[0][0]}: {reason}: give another folder")
+            reason = f"not one of {len(files)} files can be used ({printable(skipped[0][0])}: {skipped[0][1]})"
+            raise Missing(f"{printable(files[0][0])}: {reason}: give another folder")
     with atomic(_owners(pixels)) as temporary:
         np.array(owners, np.int32).tofile(temporary)
     _report(skipped, len(files))
-    name = "+".join(dict.fromkeys(folder.resolve().name for folder, _ in files))
-    return Store(pixels, len(owners), side, len(skipped), name, digest.hexdigest())
+    return Store(pixels, len(owners), side, len(skipped), _name(files), digest.hexdigest())
 
 
 def _report(skipped: Sequence[tuple[Path, str]], files: int) -> None:
     for path, why in skipped[:10]:
-        log(f"{path}: {why}, skipped")
+        log(f"{printable(path)}: {why}, skipped")
     if skipped:
         reasons = ", ".join(f"{why} ({number})" for why, number in Counter(why for _, why in skipped).most_common())
         log(f"{len(skipped)} of {files} files skipped: {reasons}")
@@ -170,15 +226,6 @@ def _decoded(paths: Sequence[Path], decode: Decode) -> Iterator[list[bytes] | st
             raise Failed(f"{paths[0].parent}: a decoding process was killed (out of memory?): run it again") from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def open_image(path: Path) -> Image.Image | str:
-    """The image as RGB, or why it cannot be had."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return "cannot be decoded"
 
 
 def centre_square(image: Image.Image, side: int) -> bytes:

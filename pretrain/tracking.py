@@ -8,7 +8,7 @@ from pretrain import Dataset, Defaults, Folders, Solver
 from pretrain.alexnet import AlexNet
 from pretrain.files import Missing, Usage
 from pretrain.fillers import filled
-from pretrain.images import SIDE, Images, centre_crop, crop_and_mirror, find_all, last_groups, split
+from pretrain.images import SIDE, Images, centre_crop, crop_and_mirror, find_noted, last_groups, split
 from pretrain.motion import moved_stills, reach, views
 from pretrain.parallel import gathered
 from pretrain.precision import full, widened
@@ -16,7 +16,7 @@ from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw, generator
 from pretrain.rescale import calibrate
 from pretrain.store import Source, Store
-from pretrain.tracks import LENGTH, STRIDE, find_videos, tracks
+from pretrain.tracks import LENGTH, STRIDE, list_videos, tracks
 
 SUPERVISION = "motion"
 VERSION = 2  # 1: tracks of one video were negatives of each other
@@ -41,11 +41,13 @@ def defaults(mask: str | None) -> Defaults:
 def source(folders: Folders) -> Source:
     """Videos, or stills that are then moved. Raises Missing when there is neither."""
     if not folders.videos:
-        return moved_stills(find_all(folders.images), SUPERVISION, MovedStills)
+        return moved_stills(find_noted(folders.images), SUPERVISION, MovedStills)
     if folders.images:
         raise Usage("tracking: give --videos or --images (motion made from stills), not both")
-    files = [(folder, path) for folder in folders.videos for path in find_videos(folder)]
-    return Source(files, SUPERVISION, Tracks, tracks, SIDE, f"whole tracks {LENGTH} {STRIDE}")
+    listings = [(folder, list_videos(folder)) for folder in folders.videos]
+    files = [(folder, path) for folder, listing in listings for path in listing.files]
+    notes = [line for folder, listing in listings for line in listing.notes(folder)]
+    return Source(files, SUPERVISION, Tracks, tracks, SIDE, f"whole tracks {LENGTH} {STRIDE}", notes=notes)
 
 
 class Tracks(Images):

@@ -6,6 +6,7 @@ frames. We: dense optical flow less the camera's says where, OpenCV's KCF follow
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from pretrain.files import Missing
 from pretrain.images import SIDE
+from pretrain.listing import Listing, printable, real_folder, walk
+from pretrain.pixels import LARGEST
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 LENGTH = 30  # frames from the first patch to the last
@@ -31,15 +34,21 @@ Box = tuple[int, int, int, int]  # x, y, width, height
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """The videos in `folder`, sorted. Raises Missing when there is none."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        known = ", ".join(sorted(SUFFIXES))
+    """The videos in `folder`, sorted. Raises as list_videos does."""
+    return list(list_videos(folder).files)
+
+
+def list_videos(folder: Path) -> Listing:
+    """The videos in `folder`, sorted, and what was not looked at. Raises Missing when there is none."""
+    real_folder(folder, remedy="give --videos another folder")
+    listing = walk(folder, SUFFIXES)
+    if not listing.files:
+        known, beside = ", ".join(sorted(SUFFIXES)), f"; not looked at: {listing.report()}" if listing.unread else ""
         raise Missing(
-            f"{folder}: no videos here ({known}): give --videos a folder of videos, "
+            f"{printable(folder)}: no videos here ({known}{beside}): give --videos a folder of videos, "
             "or --images for motion made from stills"
         )
-    return found
+    return listing
 
 
 def tracks(path: Path) -> list[bytes] | str:
@@ -49,6 +58,11 @@ def tracks(path: Path) -> list[bytes] | str:
     clip: deque[Frame] = deque(maxlen=LENGTH + 1)
     count = 0
     try:
+        if not path.is_file():
+            return "not a file" if path.exists() else "not there"
+        promised, width, height = promise(path)
+        if width * height > LARGEST:
+            return f"too large ({width}×{height}): {LARGEST:,} pixels are the most"
         for frame in frames(path):
             height, width = frame.shape[:2]
             if min(height, width) < SMALLEST:
@@ -59,27 +73,51 @@ def tracks(path: Path) -> list[bytes] | str:
                 for first in moving(clip[0], clip[AHEAD]):
                     if last := follow(list(clip), first):
                         found += [patch(clip[0], first), patch(clip[-1], last)]
-    except cv2.error:
+    except (cv2.error, OSError, MemoryError):
         return "cannot be decoded"
     if not count:
         return "cannot be decoded"
+    if count < promised - max(1, promised // 100):
+        return f"damaged or cut ({count} of the {promised} frames that it promises can be read)"
     if count <= LENGTH:
         return f"shorter than the {LENGTH + 1} frames of a track ({count})"
     return found or "nothing in it moves by itself"
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    """The film, by a name that OpenCV understands: it takes "http:x.avi" for an address and dies of other bytes.
+
+    Raises OSError.
+    """
+    with path.open("rb") as file:
+        video = cv2.VideoCapture(f"/proc/self/fd/{file.fileno()}", cv2.CAP_FFMPEG)
+        try:
+            yield video
+        finally:
+            video.release()
+
+
+def promise(path: Path) -> tuple[int, int, int]:
+    """How many frames a film says it has (0: it does not say), their width and height. Raises OSError.
+
+    OpenCV ends a damaged film where it ends a whole one, and leaves out what it cannot decode.
+    """
+    with opened(path) as video:
+        names = (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        frames, width, height = (max(0, int(video.get(name))) for name in names)
+        return frames, width, height
+
+
 def frames(path: Path) -> Iterator[Frame]:
-    """H×W×3 uint8, BGR, reduced to a shorter side of SHORTER."""
-    video = cv2.VideoCapture(str(path))
-    try:
+    """H×W×3 uint8, BGR, reduced to a shorter side of SHORTER. Raises OSError."""
+    with opened(path) as video:
         while True:
             there, frame = video.read()
             if not there:
                 return
             scale = SHORTER / min(frame.shape[:2])
             yield cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else frame
-    finally:
-        video.release()
 
 
 def moving(first: Frame, later: Frame) -> list[Box]:

@@ -84,7 +84,7 @@ def test_a_job_that_cannot_be_looked_at_is_lost_alone(grid, tmp_path):
     assert launcher.submitted == ["pretrain/autoencoder", "pretrain/random"]
     assert made.steps["pretrain/autoencoder"].standing == "failed"
     failure = read_failure(Papers.of("pretrain/autoencoder", Path("runs/grid")).failure)
-    assert "data/images: no images here" in failure.message
+    assert "data/images: no such folder" in failure.message
     made.look()
     assert made.steps["tiny/autoencoder/segmentation-seed0"].standing == "not run"
 

@@ -105,8 +105,13 @@ def test_no_images(kind: str, tmp_path: Path) -> None:
     if kind != "no folder":
         folder.mkdir()
     if kind == "other files":
-        (folder / "a.gif").write_bytes(b"x")
-    with pytest.raises(Missing, match="no images here: give --images") as caught:
+        (folder / "a.heic").write_bytes(b"x")
+    said = {
+        "no folder": "no such folder: give --images another folder",
+        "an empty folder": "no images here: give --images",
+        "other files": r"no images here \(not looked at: 1 of \.heic\): give --images",
+    }
+    with pytest.raises(Missing, match=said[kind]) as caught:
         find_all([folder])
     one_line(caught, folder)
     assert caught.value.exit_code == 3
@@ -135,7 +140,7 @@ def test_an_image_of_trainval_that_is_not_there_is_skipped_and_named(
     write_year(tmp_path / "VOC2007", "000001\n000002\n000003\n", ["000001", "000003", "000004"])
     store = opened([tmp_path / "VOC2007"], tmp_path / "stores").store
     assert (store.images, store.skipped) == (2, 1)
-    assert "JPEGImages/000002.jpg: cannot be decoded, skipped" in capsys.readouterr().err
+    assert "JPEGImages/000002.jpg: not there, skipped" in capsys.readouterr().err
 
 
 # ---- batches ----

@@ -120,11 +120,10 @@ def test_the_row_is_named_after_its_classes_unless_they_are_imagenets_thousand(t
         (["0.png", "1.png"], "{0}: in no class folder: give --images a folder with one folder a class"),
         (["a/0.png", "b/0.png", "c.png"], "{2}: in no class folder: give --images"),
         (["train/a/0.png", "val/a/0.png", "train/0.png"], "{2}: in no class folder: give --images"),
-        (["train/a/0.png", "val/b/0.png", "test/c/0.png"], "{2}: in no class folder: give --images"),
         (["a/0.png", "a/b/1.png"], "{folder}: one class (a) alone: give --images a folder with one folder a class"),
-        (["train/a/0.png", "train/b/1.png"], "{folder}: one class (train) alone: give --images"),
+        (["train/a/0.png", "train/a/1.png"], "{folder}: one class (a) alone: give --images"),
         (["train/a/0.png", "val/a/1.png"], "{folder}: one class (a) alone: give --images"),
-        (["a/0.gif", "b/1.txt"], "{folder}: no images here: give --images"),
+        (["a/0.heic", "b/1.txt"], "{folder}: no images here (not looked at: 1 of .heic, 1 of .txt): give --images"),
         ([], "{folder}: no images here: give --images"),
     ],
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pretrain.files import Failed, Missing
 from pretrain.masks import MASKS, central, random_block, random_pattern, random_region, silhouettes
+from pretrain.voc_masks import voc_colour
 
 L = torch.zeros(1, 64, 64, dtype=torch.bool)  # a wide L: a column and a foot
 L[:, :, :24] = True
@@ -209,7 +210,7 @@ def test_every_silhouette_is_used() -> None:
 
 # ---- silhouettes ----
 
-PALETTE = [v for k in range(256) for v in (k, 255 - k, k * 7 % 256)]
+PALETTE = [channel for label in range(256) for channel in voc_colour(label)]
 
 
 def write_mask(path: Path, labels: NDArray[np.uint8]) -> None:
@@ -278,7 +279,10 @@ def test_several_folders(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_mask(tmp_path / name / "SegmentationClass" / f"{name}.png", scene((1, 10, 10, 60, 60)))
     assert len(silhouettes([tmp_path / "a", tmp_path / "b"])) == 2
-    assert len(silhouettes([tmp_path / "a", tmp_path / "nowhere"])) == 1
+    (tmp_path / "empty").mkdir()
+    for name, said in (("nowhere", "no such folder"), ("empty", "no segmentation masks")):
+        with pytest.raises(Missing, match=f"{name}: {said}"):
+            silhouettes([tmp_path / "a", tmp_path / name])
 
 
 def test_the_same_tree_gives_the_same_silhouettes(tmp_path: Path) -> None:
@@ -300,18 +304,70 @@ def test_nothing_to_cut_from(labels: NDArray[np.uint8], tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "in colours"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
 def test_a_mask_that_cannot_be_read_is_named(damage: str, tmp_path: Path) -> None:
     good, bad = (tmp_path / "SegmentationObject" / f"2008_00000{k}.png" for k in (1, 2))
     write_mask(good, np.random.default_rng(0).integers(0, 20, (100, 120), dtype=np.uint8))
     whole = good.read_bytes()
     write_mask(good, scene((1, 10, 10, 60, 60)))
-    if damage == "in colours":
-        Image.fromarray(np.full((100, 120, 3), 7, np.uint8)).save(bad)
-    else:
-        bad.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"P6 nonsense"}[damage])
+    bad.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "garbage": b"P6 nonsense"}[damage])
     with pytest.raises(Failed, match="corrupt or truncated mask") as caught:
         silhouettes([tmp_path])
     assert str(caught.value).startswith(f"{bad}: ")
     assert "\n" not in str(caught.value)
     assert type(caught.value) is Failed
+
+
+def write_grey(path: Path, labels: NDArray[np.generic]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(labels).save(path)
+    return path
+
+
+def swapped(labels: NDArray[np.uint8]) -> Image.Image:
+    """As an editor saves it: the same colours, other labels."""
+    image = Image.fromarray(1 - labels, mode="P")
+    image.putpalette([*voc_colour(1), *voc_colour(0)])
+    return image
+
+
+OBJECT = scene((1, 10, 10, 60, 60))
+NO_MASKS = {
+    "in colours, RGB": Image.fromarray(np.full((100, 120, 3), 7, np.uint8)),
+    "of 1 bit": Image.fromarray(OBJECT == 1),
+    "of 16 bits": Image.fromarray(OBJECT.astype(np.uint16)),
+    "coloured (128, 0, 0), in VOC's (0, 0, 0)": swapped((OBJECT == 1).astype(np.uint8)),
+    "grey levels [38, 220], not labels": Image.fromarray(np.where(OBJECT == 255, 220, 38 * OBJECT).astype(np.uint8)),
+    "black and white mask, where 255 is void": Image.fromarray(np.where(OBJECT == 1, 255, 0).astype(np.uint8)),
+}
+
+
+@pytest.mark.parametrize("said", NO_MASKS)
+def test_masks_that_are_not_vocs_are_named(said: str, tmp_path: Path) -> None:
+    path = tmp_path / "SegmentationClass" / "2008_000001.png"
+    path.parent.mkdir()
+    NO_MASKS[said].save(path)
+    with pytest.raises(Failed) as caught:
+        silhouettes([tmp_path])
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).count("\n") == 0
+
+
+def test_grey_labels_are_masks_too(tmp_path: Path) -> None:
+    write_grey(tmp_path / "SegmentationClass" / "2008_000001.png", OBJECT)
+    assert len(silhouettes([tmp_path])) == 1
+
+
+def test_what_a_mac_or_a_nas_leaves_is_no_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "SegmentationClass"
+    write_mask(folder / "2008_000001.png", OBJECT)
+    for name in ("._2008_000001.png", ".hidden.png", "2008_000001.png~", "Thumbs.db"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    (folder / "@eaDir").mkdir()
+    write_mask(folder / "@eaDir" / "x.png", OBJECT)
+    (folder / "2008_000002.npy").touch()
+    for _ in range(2):
+        assert len(silhouettes([tmp_path])) == 1
+    said = f"{folder}: not looked at: 5 hidden or left by a system, 1 of .npy\n"
+    assert capsys.readouterr().err == said  # once

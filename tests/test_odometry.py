@@ -1,6 +1,7 @@
 """Frames with poses, against plain loops: what is found, what is refused, and which way the camera moved."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 from pretrain import Folders
 from pretrain.egomotion import BINS, WIDTH, FramePairs, source
 from pretrain.files import Failed, Missing
-from pretrain.odometry import APART, find_sequences, motion, pairs
+from pretrain.odometry import APART, find_sequences, in_order, left_out, motion, pairs
 from pretrain.store import Store
 
 
@@ -36,6 +37,11 @@ def drive(root: Path, name: str, poses: list[list[float]], *, frames: int | None
 def wandering(count: int, seed: int) -> list[list[float]]:
     rng = np.random.default_rng(seed)
     return [pose(*row) for row in (rng.normal(size=(count, 3)) * (1.0, 2.0, 0.1)).tolist()]
+
+
+def scaled(text: str, factor: float) -> str:
+    """The poses in other units of length, all nine numbers of the rotation with them."""
+    return "".join(" ".join(str(factor * float(word)) for word in line.split()) + "\n" for line in text.splitlines())
 
 
 @pytest.fixture
@@ -154,13 +160,109 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        [f"{9.5 + k / 4}" for k in range(12)],  # times whose last zeros are cut off
+        [f"{9.5 + k / 4:g}" for k in range(12)],
+        [f"cam2_{k}" for k in range(95, 107)],
+        [f"2011_09_26_{k:010d}" for k in range(12)],
+        [f"{1403636579763555584 + 50_000_000 * k}" for k in range(12)],
+        [f"frame{k}.rgb" for k in range(12)],
+    ],
+)
+def test_frames_are_ordered_by_their_number(names: list[str]) -> None:
+    frames = [Path(f"{name}.png") for name in names]
+    assert in_order(sorted(frames)) == frames
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["left", "right"],
+        ["a1", "b2"],
+        ["1_1", "2_2"],
+        ["1", "01"],
+        ["-1", "1"],
+        ["9.9", "9.10", "9.11"],
+        ["1e-05", "0.1"],
+    ],
+)
+def test_frames_whose_order_cannot_be_told_are_refused(names: list[str]) -> None:
+    with pytest.raises(Failed, match="the order of the frames cannot be told, ") as caught:
+        in_order([Path(f"{name}.png") for name in names])
+    assert "\n" not in str(caught.value)
+
+
+def test_one_number_in_two_suffixes_is_refused(tmp_path: Path) -> None:
+    folder = drive(tmp_path, "00", wandering(2, 0))
+    (folder / "000001.png").rename(folder / "000000.jpg")
+    with pytest.raises(Failed, match="the order of the frames cannot be told"):
+        find_sequences(tmp_path)
+
+
+def test_of_several_cameras_one_must_be_chosen(tmp_path: Path) -> None:
+    """KITTI's grey download."""
+    folder = drive(tmp_path, "00", wandering(3, 0))
+    folder.rename(folder.with_name("image_0"))
+    (folder.parent / "velodyne").mkdir()
+    (folder.parent / "times.txt").write_text("0\n1\n2\n")
+    assert find_sequences(tmp_path)[0].frames[0].parent.name == "image_0"
+    shutil.copytree(folder.with_name("image_0"), folder.with_name("image_1"))
+    with pytest.raises(Failed, match=r"sequences/00: which camera\? Frames in image_0, image_1, but no image_2"):
+        find_sequences(tmp_path)
+
+
+def test_what_a_mac_or_a_nas_leaves_is_no_frame_and_no_pose(root: Path) -> None:
+    before = find_sequences(root)
+    inside = root / "sequences" / "01" / "image_2"
+    for path in (
+        inside / "._000000.png",
+        inside / "Thumbs.db",
+        root / "poses" / "._01.txt",
+        root / "poses" / "01.txt~",
+    ):
+        path.write_bytes(b"\0\5\x16\7")
+    for folder in (inside / "@eaDir", root / "sequences" / ".Trash-0", root / "sequences" / "01" / "@eaDir"):
+        folder.mkdir()
+        (folder / "000000.png").write_bytes(b"")
+    (root / "poses" / "07.txt").write_text("")
+    (root / "sequences" / "11").mkdir()
+    found = find_sequences(root)
+    assert [(d.folder, d.frames) for d in found] == [(d.folder, d.frames) for d in before]
+    assert left_out(root, found) == [
+        f"{root}/poses: not looked at: 2 hidden or left by a system",
+        f"{inside}: not looked at: 3 hidden or left by a system",
+        f"{root}: poses without a sequence, left out: 07.txt",
+        f"{root}: sequences without poses, left out: 11",
+    ]
+
+
+def test_linked_sequences_are_read(root: Path, tmp_path: Path) -> None:
+    (root / "sequences" / "01").rename(tmp_path / "far")
+    (root / "sequences" / "01").symlink_to(tmp_path / "far")
+    assert len(find_sequences(root)) == 3
+
+
+def test_poses_with_a_mark_and_few_digits_are_read(root: Path) -> None:
+    path = root / "poses" / "01.txt"
+    rows = [[f"{float(word):.3f}" for word in line.split()] for line in path.read_text().splitlines()]
+    path.write_text("\r\n".join(" ".join(row) for row in rows), encoding="utf-16")
+    assert find_sequences(root)[1].poses.shape == (10, 3, 4)
+
+
+@pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda text: "nan " + text.split(" ", 1)[1], "holds NaN or infinite numbers: replace it"),
-        (lambda text: "inf " + text.split(" ", 1)[1], "holds NaN or infinite numbers: replace it"),
-        (lambda text: "one " + text.split(" ", 1)[1], "not a file of poses, 12 numbers a line"),
-        (lambda text: text.split(" ", 1)[1], "not a file of poses, 12 numbers a line"),
-        (lambda text: "1 2 3 4 5 6 7 8\n" * 3, "not a file of poses, 12 numbers a line"),  # not two poses
+        (lambda text: "nan " + text.split(" ", 1)[1], "line 1: NaN, infinite or more than 1e+08 m: replace it"),
+        (lambda text: "1e999 " + text.split(" ", 1)[1], "line 1: NaN, infinite or more than"),
+        (lambda text: text.replace("\n", "\n\n", 1).replace("\n\n", "\n\none ", 1), "line 3: not 12 numbers, but 13"),
+        (lambda text: "one " + text.split(" ", 1)[1], "line 1: could not convert string to float: 'one'"),
+        (lambda text: text.split(" ", 1)[1], "line 1: not 12 numbers, but 11"),
+        (lambda text: "1 2 3 4 5 6 7 8\n" * 3, "line 1: not 12 numbers, but 8"),  # not two poses
+        (lambda text: scaled(text, 1.01), "line 1: not a rigid motion (the first three columns are no rotation"),
+        (lambda text: scaled(text, -1), "line 1: not a rigid motion (it mirrors): replace it"),
+        (lambda text: text + "0 0 0 0 " * 3, "line 11: not a rigid motion"),
+        (lambda text: text.replace(text.split()[3], "3e9", 1), "line 1: NaN, infinite or more than 1e+08 m"),
         (lambda text: text.split("\n", 1)[1], "9 poses for the 10 frames in"),
         (lambda text: "", "0 poses for the 10 frames in"),
     ],
@@ -177,7 +279,7 @@ def test_poses_that_cannot_be_used_are_named(root: Path, spoil: Callable[[str], 
 
 def test_poses_that_are_no_text_are_named(root: Path) -> None:
     (root / "poses" / "01.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Failed, match=r"01\.txt: not a file of poses"):
+    with pytest.raises(Failed, match=r"01\.txt: not UTF-16 text"):
         find_sequences(root)
 
 

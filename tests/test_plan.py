@@ -177,7 +177,7 @@ ABSENT = {
     "masks": ("mask: central", "mask: random-region, shapes: [images]", 6, "images: no segmentation masks"),
     "images to rescale on": (
         "given: {", "given: {images: [odometry/poses], variants: [rescaled], ", 13,
-        "methods.given: {tiny}/odometry/poses: no images here: give `images` a folder",
+        "methods.given: {tiny}/odometry/poses: no images here (not looked at: ",
     ),
     "an encoder": ("encoder: ", "encoder: /nowhere", 13, "methods.given: /nowhere"),
     "images at all": ("images: [images]\n", "", 5, "methods.context: no folder of images: give `images` DIR"),

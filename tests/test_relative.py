@@ -225,7 +225,8 @@ def test_small_images_are_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ([], "{folder}: no images here: give --images a folder of JPEG or PNG files, or a VOC year's folder"),
+        ([], "{folder}: no images here: give --images a folder of JPEG, PNG, WebP, TIFF, BMP, PNM or GIF files, "
+         "or a VOC year's folder"),
         (["small"], "{folder}: not one of 1 files can be used ({folder}/small.png: smaller than a patch grid "
          "(133 pixels)): give another folder"),
         (["broken", "small"], "{folder}: not one of 2 files can be used ({folder}/broken.png: cannot be decoded): "

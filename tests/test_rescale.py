@@ -375,7 +375,7 @@ def test_errors_are_one_line(here, capsys):
     for arguments, code, said in (
         (("absent.safetensors", "--images", "stripes"), 3, "absent.safetensors: no such encoder file"),
         (("pickle.safetensors", "--images", "stripes"), 1, "pickle.safetensors: not a readable safetensors file"),
-        (("good.safetensors", "--images", "nowhere"), 3, "nowhere: no images here"),
+        (("good.safetensors", "--images", "nowhere"), 3, "nowhere: no such folder"),
         (("good.safetensors", "--images", "nothing"), 3, "nothing: no images here"),
         (("dead.safetensors", "--images", "stripes"), 1, "dead.safetensors: conv3 is dead"),
         (("nan.safetensors", "--images", "stripes"), 1, "holds NaN or infinite values"),

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from pretrain.files import Failed, Missing
 from pretrain.images import SIDE, decode, find_all
-from pretrain.store import Store, build_store, centre_square, open_image, stored
+from pretrain.pixels import open_image
+from pretrain.store import Store, _index, build_store, centre_square, stored
 
 
 def noise(seed: int, *, size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -163,8 +165,22 @@ def odd_index(store: Store) -> None:
     store.path.with_suffix(".json").write_text('{"images": 3}')
 
 
+def foreign_owners(store: Store) -> None:
+    np.array([0, 1, 7], np.int32).tofile(store.path.with_suffix(".int32"))
+
+
+def deep_index(store: Store) -> None:
+    store.path.with_suffix(".json").write_text("[" * 100_000)
+
+
+def index_of_other_types(store: Store) -> None:
+    index = store.path.with_suffix(".json")
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"skipped": "none"}))
+
+
 DAMAGES = [
     truncate, lengthen, delete_pixels, truncate_owners, delete_owners, delete_index, empty_index, odd_index,
+    foreign_owners, deep_index, index_of_other_types,
 ]  # fmt: skip
 
 
@@ -263,6 +279,54 @@ def test_the_digest_is_that_of_names_and_pixels(tmp_path: Path) -> None:
         square = sha256(expected_pixels(path).numpy().tobytes()).hexdigest()
         digest.update(f"a/{path.name} {square}\n".encode())
     assert build([tmp_path / "images"], tmp_path / "stores").sha256 == digest.hexdigest()
+
+
+def test_a_store_is_never_taken_for_another_folders(tmp_path: Path) -> None:
+    """Same names, sizes and times; at the same path, or in place; and of another folder's name in the record."""
+    cache = tmp_path / "stores"
+    for folder, colour in (("dark", 30), ("light", 220)):
+        (tmp_path / folder / "train").mkdir(parents=True)
+        for k in range(3):
+            path = tmp_path / folder / "train" / f"{k}.png"
+            Image.new("RGB", (16, 16), (colour if k == 1 else 9,) * 3).save(path, compress_level=0)
+            os.utime(path, (1e9, 1e9))
+    dark, light = (find_all([tmp_path / name / "train"]) for name in ("dark", "light"))
+    store = build_store(dark, cache, side=SIDE, how="stills", decode=decode)
+    assert stored(light, cache, side=SIDE, how="stills") is None
+    shutil.copytree(tmp_path / "dark" / "train", tmp_path / "copy")  # with its times, as a cluster's job does
+    again = stored(find_all([tmp_path / "copy"]), cache, side=SIDE, how="stills")
+    assert again is not None
+    assert (again.name, again.path, again.sha256) == ("copy", store.path, store.sha256)
+    (tmp_path / "dark").rename(tmp_path / "aside")
+    (tmp_path / "light").rename(tmp_path / "dark")
+    assert stored(dark, cache, side=SIDE, how="stills") is None
+    path = tmp_path / "copy" / "1.png"
+    path.write_bytes((tmp_path / "dark" / "train" / "1.png").read_bytes())
+    os.utime(path, (1e9, 1e9))
+    assert stored(find_all([tmp_path / "copy"]), cache, side=SIDE, how="stills") is None
+
+
+def test_large_files_are_known_by_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.store.WHOLE", 100)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.png").write_bytes(bytes(1 << 19) if folder == "a" else b"x" * (1 << 19))
+        os.utime(tmp_path / folder / "0.png", (1e9, 1e9))
+    keys = {_index([(tmp_path / f, tmp_path / f / "0.png")], tmp_path, side=2, how="told") for f in ("a", "b", "a")}
+    assert len(keys) == 2
+
+
+def test_names_in_any_bytes_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve"))
+    folder.mkdir()
+    noise(0).save(folder / "good.png")
+    (folder / "good.png").rename(Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")))
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff\n.png")).write_bytes(b"no image")
+    store = build([folder], tmp_path / "stores")
+    assert (store.images, store.skipped, store.name) == (1, 1, "na\\xefve")
+    square = sha256(expected_pixels(find_all([folder])[0][1]).numpy().tobytes()).hexdigest()
+    assert store.sha256 == sha256(b"caf\xe9.png " + square.encode() + b"\n").hexdigest()
+    assert f"{tmp_path}/na\\xefve/\\xff\\n.png: cannot be decoded, skipped\n" in capsys.readouterr().err
 
 
 # ---- decoded otherwise ----
@@ -370,5 +434,5 @@ def test_images_are_opened_as_rgb_or_told(tmp_path: Path) -> None:
     assert isinstance(image, Image.Image)
     assert (image.mode, image.size) == ("RGB", (60, 40))
     assert open_image(tmp_path / "text.png") == "cannot be decoded"
-    assert open_image(tmp_path / "nowhere.png") == "cannot be decoded"
+    assert open_image(tmp_path / "nowhere.png") == "not there"
     assert centre_square(noise(0), 40) == np.array(noise(0))[:, 10:50].tobytes()

@@ -1,6 +1,8 @@
 """Tracking, through the real code: films of a square that moves, its tracks, and the loss of their patches."""
 
 import math
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,20 @@ from pretrain.images import SIDE, batches, held_out_batches
 from pretrain.pretext import Pretext
 from pretrain.randomness import Draw, generator, shuffled
 from pretrain.tracking import EASY, HARD, HARDEST, MARGIN, NEGATIVES, Tracking, Tracks, defaults, source
-from pretrain.tracks import AHEAD, LENGTH, PATCH, SHORTER, STRIDE, camera_flow, follow, frames, moving, tracks
+from pretrain.tracks import (
+    AHEAD,
+    LENGTH,
+    PATCH,
+    SHORTER,
+    STRIDE,
+    camera_flow,
+    follow,
+    frames,
+    list_videos,
+    moving,
+    promise,
+    tracks,
+)
 from pretrain.train import Config, pretrain
 
 CPU = torch.device("cpu")
@@ -322,6 +337,42 @@ def test_films_without_a_track_are_named(make: Callable[[Path], str], tmp_path: 
     )
     assert caught.value.exit_code == 3
     assert not list((tmp_path / "runs").rglob("encoder.safetensors"))
+
+
+@pytest.mark.parametrize("share", [0.6, 0.9, None])
+@pytest.mark.parametrize("kind", ["film.avi", "film.mkv"])
+def test_damaged_films_are_told_from_short_ones(kind: str, share: float | None, tmp_path: Path) -> None:
+    """Cut, or with a hole; of a whole one all promised frames are there."""
+    path = film(tmp_path / kind, [noise(WIDTH, HEIGHT)] * 40)
+    assert promise(path) == (40, WIDTH, HEIGHT)
+    assert sum(1 for _ in frames(path)) == 40
+    raw = path.read_bytes()
+    hole = slice(len(raw) // 3, len(raw) * 2 // 3)
+    path.write_bytes(
+        raw[: int(len(raw) * share)] if share else raw[: hole.start] + bytes(len(raw) // 3) + raw[hole.stop :]
+    )
+    said = tracks(path)
+    assert isinstance(said, str)
+    assert re.fullmatch(r"damaged or cut \(\d+ of the 40 frames that it promises can be read\)", said), said
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.avi", b"http:x.avi", b"a%02d.avi", b"new\nline.avi", b"a03.AVI"])
+def test_films_of_any_name_are_read(name: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV takes some for addresses or patterns, and dies of bytes that are no UTF-8."""
+    path = Path(os.fsdecode(name))
+    film(tmp_path / "plain.avi", [noise(WIDTH, HEIGHT)] * 3).rename(tmp_path / path)
+    monkeypatch.chdir(tmp_path)
+    assert list_videos(Path()).files == (path,)
+    assert tracks(path) == "shorter than the 31 frames of a track (3)"
+
+
+def test_what_is_no_film_at_all_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.avi")
+    assert tracks(tmp_path / "pipe.avi") == "not a file"
+    assert tracks(tmp_path / "nowhere.avi") == "not there"
+    monkeypatch.setattr("pretrain.tracks.LARGEST", 100)
+    path = film(tmp_path / "film.avi", [noise(WIDTH, HEIGHT)])
+    assert tracks(path) == f"too large ({WIDTH}×{HEIGHT}): 100 pixels are the most"
 
 
 def test_a_folder_without_films_is_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from pretrain.autoencoder import Autoencoder
 from pretrain.context import ChannelwiseLinear, ContextEncoder, Decoder
 from pretrain.files import Failed, Missing, Usage
 from pretrain.journal import Journal
+from pretrain.listing import Listing
 from pretrain.masks import MASKS
 from pretrain.pretext import Loss, Pretext
 from pretrain.randomness import Draw, Shard, generator, reseed, shuffled
@@ -538,7 +539,7 @@ def test_encoders_from_before_solvers_and_kinds_of_data_are_still_known() -> Non
         if said["iterations"]:
             given |= {key: said[key] for key in ("iterations", "batch", "rate")}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pretrain.images.find_images", lambda folder: [folder / "a.jpg"])
+            patch.setattr("pretrain.images.list_images", lambda folder: Listing((folder / "a.jpg",)))
             config = configure(said["method"], folders=folders, budget="paper", **given)
         config = replace(config, version=1)  # whatever has changed since
         assert same_training(said, config)
@@ -739,6 +740,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from pretrain import Folders, Solver
+from pretrain.listing import Listing
 from pretrain.files import Failed
 from pretrain.train import Config, pretrain
 images, runs, config, limits = Path(sys.argv[1]), Path(sys.argv[2]), eval(sys.argv[3]), eval(sys.argv[4])
