@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from pretrain.files import Failed, Missing
-from pretrain.text import read_bytes, read_text
+from pretrain.listing import read_text
 from transfer import voc_mask, voc_xml
 
 CLASSES = (
@@ -156,7 +156,7 @@ def read_annotation(path: Path) -> Annotation:
     if not path.is_file():
         raise Missing(f"{path}: no such annotation: complete the data, then run the same command again")
     try:
-        parsed = voc_xml.parse(read_bytes(path, most=voc_xml.MOST))
+        parsed = voc_xml.parse(voc_xml.read(path))
         labels = [_label(found.name) for found in parsed.objects]
         boxes = np.array([_box(found, parsed) for found in parsed.objects], dtype=np.float64).reshape(-1, 4)
     except (ParseError, ValueError, LookupError, RecursionError) as error:

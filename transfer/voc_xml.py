@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from xml.etree import ElementTree
 
 Element = ElementTree.Element
@@ -42,6 +43,18 @@ class _Builder(ElementTree.TreeBuilder):
     def doctype(self, name: str, *_: object) -> None:
         """Entities are declared here, and can unfold to gigabytes."""
         raise ValueError(f"it declares a document type (<!DOCTYPE {name[:40]}>), which VOC's files do not: remove it")
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file. Raises ValueError when they are too many, or the system's error in words."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror or error}") from error
+    if len(content) > MOST:
+        raise ValueError(f"more than {MOST:,} bytes")
+    return content
 
 
 def parse(content: bytes) -> Parsed:
