@@ -24,6 +24,14 @@ KEYS = {
 Result = dict[str, Any]
 
 
+class Read(Result):
+    """A result that was read from the file at `path`."""
+
+    def __init__(self, content: Result, path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+
 def result_path(results: Path, *, recipe: str, method: str, variant: str, task: str, seed: int) -> Path:
     """results/<recipe>/<method>[-<variant>]/<task>-seed<k>.json."""
     return results / recipe / row_name(method, variant) / f"{task}-seed{seed}.json"
@@ -82,7 +90,7 @@ def read_result(path: Path) -> Result:
         Failed,
     ) as error:
         raise Failed(f"{path}: not a result file ({_line(error)}): delete it and run `bench transfer` again") from error
-    return result
+    return Read(result, path)
 
 
 def _content(path: Path) -> str:

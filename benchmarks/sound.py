@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import Result, leave_out, result_path, unpacked
+from benchmarks.results import Read, Result, leave_out, result_path, unpacked
 from pretrain.files import Failed
 from transfer import TASKS
 from transfer.resampling import RESAMPLES
@@ -61,6 +61,8 @@ def replicated(task: str, metrics: dict[str, float]) -> list[str]:
 
 
 def place(result: Result) -> Path:
-    """Its path under the results folder."""
+    """Where it was read; of one that was not, its path under the results folder."""
+    if isinstance(result, Read):
+        return result.path
     identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
     return result_path(Path(), recipe=result["recipe"]["name"], **identity)
