@@ -52,11 +52,12 @@ def _log(error: Exception, command: str, runs: Path | None) -> str:
     """Write the traceback below `runs`, or where the system keeps temporary files; say where."""
     name = f"bench-{command.replace(' ', '-')}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     text = f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
-    for folder in [runs / "errors"] * (runs is not None) + [Path(tempfile.gettempdir())]:  # type: ignore[operator]
+    for folder in (runs and runs / "errors", None):
         with suppress(OSError, ValueError):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-            return f"traceback: {folder / name}"
+            place = folder or Path(tempfile.gettempdir())
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            return f"traceback: {place / name}"
     return "no place for a log"
 
 
