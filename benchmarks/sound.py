@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.results import Read, Result, leave_out, result_path, unpacked
 from pretrain.files import Failed
-from transfer import TASKS, tasks, voc
+from transfer import TASKS, voc
 from transfer.resampling import RESAMPLES
 
 AGAIN = "delete it and run `bench transfer` again"
@@ -38,7 +38,7 @@ def check_scores(result: Result) -> None:
     score, images = metrics[TASKS[task].metric], result["data"]["images"]["test"]
     try:
         kept = unpacked(result["per_image"])
-        _check_shapes(kept, task, images)
+        _check_shapes(kept, images)
         with np.errstate(all="ignore"):
             (own,) = TASKS[task].load().resampled(kept, np.ones((1, images), np.int64))
         for name in replicated(task, metrics):
@@ -53,24 +53,17 @@ def check_scores(result: Result) -> None:
         raise Failed(f"{place(result)}: its per-image scores give {own:.4f}, not its score: {AGAIN}")
 
 
-def _check_shapes(kept: Mapping[str, NDArray[Any]], task: str, images: int) -> None:
-    """Raise ValueError, or KeyError, unless the arrays are of as many images and classes as the task has."""
+def _check_shapes(kept: Mapping[str, NDArray[Any]], images: int) -> None:
+    """Raise ValueError, or KeyError, unless the arrays are of as many images and classes as there are."""
     classes = len(voc.CLASSES)
-    labels = (images, classes)
-    shapes: dict[str, tuple[int, ...]] = {}
-    if task == "classification":
-        shapes = {"scores": labels, "labels": labels}
-    elif task == "segmentation":
-        shapes = {"tables": (images, classes + 1, classes + 1)}
-    elif task in tasks("probes"):
-        shapes = {"ranks": labels, "labels": labels}  # low-shot has several rankings
-    elif task == "detection":
-        shapes = {"positives": labels, "lengths": (classes,), "true": kept["images"].shape}
-        if kept["images"].shape > (MOST,) or np.count_nonzero(kept["true"]) > kept["positives"].sum():
-            raise ValueError("more detections than there can be")
-    for name, shape in shapes.items():
-        if kept[name].shape[-len(shape) :] != shape or kept[name].ndim > 3:
+    each = dict.fromkeys(("scores", "labels", "ranks", "positives"), (images, classes))  # low-shot: several rankings
+    for name, shape in (each | {"tables": (images, classes + 1, classes + 1), "lengths": (classes,)}).items():
+        if name in kept and (kept[name].shape[-len(shape) :] != shape or kept[name].ndim > 3):
             raise ValueError(f"{name} of shape {kept[name].shape}, not {shape}")
+    if "true" in kept:  # detections
+        true, found = kept["true"], kept["images"]
+        if true.shape != found.shape or len(found) > MOST or np.count_nonzero(true) > kept["positives"].sum():
+            raise ValueError("more detections than there can be")
 
 
 def replicated(task: str, metrics: dict[str, float]) -> list[str]:
