@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.results import Result, result_path, unpacked
+from benchmarks.results import Result, unpacked
+from benchmarks.sound import AGAIN, place
 from pretrain.files import Failed
 from transfer import TASKS
 from transfer.resampling import RESAMPLES as RESAMPLES
@@ -34,30 +35,21 @@ def replicates(results: Sequence[Result]) -> NDArray[np.float64]:
 
 def _replicates(result: Result) -> NDArray[np.float64]:
     task, images = result["task"], result["data"]["images"]["test"]
-    return _computed(_place(result), task, images, result["metrics"][TASKS[task].metric], result["per_image"])
+    return _computed(place(result), task, images, result["metrics"][TASKS[task].metric], result["per_image"])
 
 
 @cache  # intervals, letters and the control's line ask for the same
-def _computed(place: Path, task: str, images: int, score: float, per_image: str) -> NDArray[np.float64]:
+def _computed(where: Path, task: str, images: int, score: float, per_image: str) -> NDArray[np.float64]:
     try:
         weights = np.vstack([np.ones(images, np.int64), resamplings(images)])
         kept = TASKS[task].load().resampled(unpacked(per_image), weights)
     except (KeyError, IndexError, ValueError) as error:
-        raise Failed(f"{place}: its per-image scores cannot be read ({error}): {AGAIN}") from error
+        raise Failed(f"{where}: its per-image scores cannot be read ({error}): {AGAIN}") from error
     if not np.isclose(kept[0], score, rtol=0, atol=1e-9):
-        raise Failed(f"{place}: its per-image scores give {kept[0]:.4f}, not its score: {AGAIN}")
+        raise Failed(f"{where}: its per-image scores give {kept[0]:.4f}, not its score: {AGAIN}")
     values = 100 * np.asarray(kept[1:] - np.nanmean(kept[1:]) + kept[0])
     values.setflags(write=False)
     return values
-
-
-AGAIN = "delete it and run `bench transfer` again"
-
-
-def _place(result: Result) -> Path:
-    """Its path under the results folder."""
-    identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
-    return result_path(Path(), recipe=result["recipe"]["name"], **identity)
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:

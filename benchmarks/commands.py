@@ -1,13 +1,14 @@
 """What each `bench` command does with its options: an exit code, and the answer for stdout."""
 
 import argparse
-import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.values import bench_data
 from pretrain import Folders, method_module
 from pretrain.files import Missing, Usage
 from transfer import Table, tasks
@@ -77,8 +78,9 @@ def rescale(options: argparse.Namespace) -> Answer:
 
 
 def _default_shapes() -> Path:
-    real = Path(os.environ.get("BENCH_DATA", "")) / "VOCdevkit" / "VOC2012"
-    return real if "BENCH_DATA" in os.environ and real.is_dir() else TINY / "VOCdevkit" / "VOC2012"
+    data = bench_data()
+    real = data and data / "VOCdevkit" / "VOC2012"
+    return real if real and real.is_dir() else TINY / "VOCdevkit" / "VOC2012"
 
 
 def import_(options: argparse.Namespace) -> Answer:
@@ -174,9 +176,10 @@ def default_data(recipe: str) -> Path:
     if recipe.split("-")[0] == "tiny":
         _make_tiny()
         return TINY
-    if "BENCH_DATA" not in os.environ:
+    data = bench_data()
+    if data is None:
         raise Missing(f"recipe {recipe} needs real VOC data: give --data DIR, or set $BENCH_DATA (a plan: `data`)")
-    return Path(os.environ["BENCH_DATA"])
+    return data
 
 
 def _make_tiny() -> None:
@@ -189,12 +192,18 @@ def torch_device(name: str | None) -> "torch.device":
     """The device of that name; without one a GPU, if there is one. Raises Missing or Usage."""
     import torch
 
-    if name == "cuda" and not torch.cuda.is_available():
-        raise Missing("--device cuda: torch sees no GPU here: leave --device out, or run `bench doctor`")
-    try:
-        return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise Usage(f"--device {name}: no such device: use cpu or cuda") from error
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]{0,2}))?", name, re.ASCII)
+    if found is None:
+        raise Usage(f"--device {name[:60]}: no such device: use cpu, cuda or cuda:N")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise Missing(f"--device {name}: torch sees no GPU here: leave --device out, or run `bench doctor`")
+    if found[1] and int(found[1]) >= torch.cuda.device_count():
+        raise Missing(
+            f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here, counted from 0: give another"
+        )
+    return torch.device(name)
 
 
 def run(options: argparse.Namespace) -> Answer:

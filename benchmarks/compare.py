@@ -10,6 +10,7 @@ from benchmarks.published import NONE
 from benchmarks.results import Result, data_identity, read_results
 from benchmarks.rows import budget
 from benchmarks.sections import current, of_table
+from benchmarks.sound import sound
 from pretrain import row_name
 from pretrain.files import Failed, Missing, Usage
 from transfer import TASKS
@@ -24,10 +25,9 @@ def compare(results: Path, first: str, second: str, *, recipe: str | None) -> st
     if first == second:
         raise Usage(f"{first} against itself: name two rows")
     cells: dict[tuple[str, str], dict[str, list[Result]]] = {}
-    for result in current(of_table("table2", read_results(results))):
+    for result in sound(current(of_table("table2", _named(results, first, second, recipe=recipe)))):
         name = row_name(result["method"], result["variant"])
-        if name in (first, second) and recipe in (None, result["recipe"]["name"]):
-            cells.setdefault((result["recipe"]["name"], result["task"]), {}).setdefault(name, []).append(result)
+        cells.setdefault((result["recipe"]["name"], result["task"]), {}).setdefault(name, []).append(result)
     shared = {key: rows for key, rows in cells.items() if {first, second} == set(rows)}
     if not shared:
         raise Missing(f"{results}: no recipe and task with results of both {first} and {second}: run `bench transfer`")
@@ -41,6 +41,12 @@ def compare(results: Path, first: str, second: str, *, recipe: str | None) -> st
         table = pd.DataFrame(rows).rename(columns=heads).to_markdown(index=False, disable_numparse=True)
         text += [f"## {first} against {second}, recipe `{name}`", "", table, "", REMARK, ""]
     return "\n".join(text)
+
+
+def _named(results: Path, *rows: str, recipe: str | None) -> list[Result]:
+    """The results of these rows, of one recipe or of all."""
+    found = read_results(results, recipe=recipe or "*")
+    return [result for result in found if row_name(result["method"], result["variant"]) in rows]
 
 
 REMARK = (

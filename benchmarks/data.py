@@ -18,11 +18,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 import transfer
 from pretrain.files import Failed, Missing, Usage, write_error, write_text
-from pretrain.progress import progress
+from pretrain.listing import data_in, junk, read_text, walk
+from pretrain.progress import log, progress
 from pretrain.randomness import derived
 from transfer import voc
+from transfer.truth import Example, check_objects
 
 T = TypeVar("T")
 Lists = dict[str, list[str]]  # stem of a list's file ("train", "aeroplane_train") → the ids in it
@@ -36,6 +40,7 @@ SEG11VALID = "seg11valid"  # in no VOC archive: the FCN authors' list, shipped i
 CUT = {"VOC2007": ("Main", ("train", "val", "test")), "VOC2012": ("Segmentation", ("train", "val"))}
 # The rules on ids hold for these kinds. Layout and Action list objects: an image is there once per object.
 KINDS = ("Main", "Segmentation")
+FOLDERS = {"JPEGImages": ".jpg", "Annotations": ".xml", "SegmentationClass": ".png", "SegmentationObject": ".png"}
 
 
 # ---- what there is ----
@@ -102,7 +107,7 @@ def _given_name(data: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise Failed(f'{path}: broken ({error}): it must hold {{"name": "…"}}: correct or delete it') from error
     name = content.get("name") if isinstance(content, dict) else None
@@ -112,9 +117,13 @@ def _given_name(data: Path) -> str | None:
 
 
 def read_lists(year: Path, kind: str) -> Lists:
-    """Every list of ImageSets/<kind>, in order of their names."""
-    paths = sorted((year / "ImageSets" / kind).glob("*.txt"))
-    return {path.stem: [entry[0] for entry in entries(path)] for path in paths}
+    """Every list of ImageSets/<kind>, in order of their names. Raises Failed, naming the one that cannot be read."""
+    return {path.stem: [entry[0] for entry in voc.read_list(path)] for path in list_paths(year, kind)}
+
+
+def list_paths(year: Path, kind: str) -> list[Path]:
+    """Where the lists of ImageSets/<kind> lie; what systems and editors leave there is none."""
+    return data_in((year / "ImageSets" / kind).glob("*.txt"))
 
 
 def seg11valid(year: Path) -> list[str]:
@@ -122,17 +131,8 @@ def seg11valid(year: Path) -> list[str]:
     lists = read_lists(year, "Segmentation")
     if SEG11VALID in lists:
         return lists[SEG11VALID]
-    shipped = resources.files(transfer).joinpath(f"{SEG11VALID}.txt").read_text().split()
+    shipped = resources.files(transfer).joinpath(f"{SEG11VALID}.txt").read_text(encoding="utf-8").split()
     return sorted(set(shipped) & set(lists.get("val", [])))
-
-
-def entries(path: Path) -> list[list[str]]:
-    """The fields of each line of a list: an id, and in some lists an object and a label (1, 0, -1)."""
-    try:
-        lines = path.read_text(errors="replace").splitlines()
-    except OSError as error:
-        raise Failed(f"{path}: cannot be read ({error.strerror or error}): check its rights") from error
-    return [line.split() for line in lines if line.strip()]
 
 
 # ---- check ----
@@ -143,17 +143,60 @@ def check(data: Path) -> list[str]:
     devkit = voc.find_devkit(data)
     problems: list[str] = []
     jobs: list[Files] = []
-    for year in sorted(path.parent for path in devkit.glob("VOC20*/ImageSets")):
+    for year in data_in(path.parent for path in devkit.glob("VOC20*/ImageSets")):
+        unread = [line for kind in _kinds(year) for path in list_paths(year, kind) if (line := _unread(path))]
+        if unread:  # nothing that is said of the others would be true
+            problems += unread
+            continue
         for kind in _kinds(year):
             problems += list_problems(year, kind)
         jobs += listed_files(year)
-    return problems + _in_processes(file_problems, jobs)
+        report_unlisted(year)
+    problems += _in_processes(file_problems, jobs)
+    shown = mask_problems(devkit / "VOC2012") if (devkit / "VOC2012").is_dir() else []
+    return problems + [line for line in shown if line not in problems]
+
+
+def mask_problems(year: Path) -> list[str]:
+    """Segmentation's splits of which no mask shows any object."""
+    problems = []
+    for path in list_paths(year, "Segmentation"):
+        if path.stem in OFFICIAL[year.name, "Segmentation"]:
+            try:
+                ids = [entry[0] for entry in voc.read_list(path)]
+                check_objects(
+                    [Example(voc.image_path(year, i), voc.mask_path(year, i)) for i in ids] if ids else [], path
+                )
+            except Failed as error:
+                problems.append(str(error))
+    return problems
+
+
+def _unread(path: Path) -> str:
+    """Why a list cannot be read, or ""."""
+    try:
+        voc.read_list(path)
+    except Failed as error:
+        return str(error)
+    return ""
 
 
 def _kinds(year: Path) -> list[str]:
     """The folders in ImageSets, and those that must be there."""
-    there = {path.name for path in (year / "ImageSets").iterdir() if path.is_dir()}
+    there = {path.name for path in data_in((year / "ImageSets").iterdir()) if path.is_dir()}
     return sorted(there | {kind for name, kind in OFFICIAL if name == year.name})
+
+
+def report_unlisted(year: Path) -> None:
+    """Count on stderr, by reason, what lies in the folders of a year and is not looked at."""
+    listed = {files.image_id for files in listed_files(year)}
+    for name, suffix in FOLDERS.items():
+        if (year / name).is_dir():
+            found = walk(year / name, (suffix,), deep=False)
+            extra = sum(path.stem not in listed for path in found.files)
+            reasons = [f"{extra} in no list"] * bool(extra) + [found.report()] * bool(found.unread)
+            if reasons:
+                log(f"{year / name}: not looked at: {', '.join(reasons)}")
 
 
 def list_problems(year: Path, kind: str) -> list[str]:
@@ -200,7 +243,7 @@ def class_problems(folder: Path, lists: Lists) -> list[str]:
             odd = set(lists[path.stem]) ^ set(lists.get(split, []))
             if odd:
                 problems.append(f"{path}: its ids are not those of {split}.txt ({_some(odd)}): list the same ids")
-            bad = [entry[0] for entry in entries(path) if entry[-1] not in ("1", "0", "-1") or len(entry) < 2]
+            bad = [entry[0] for entry in voc.read_list(path) if entry[-1] not in ("1", "0", "-1") or len(entry) < 2]
             if bad:
                 problems.append(f"{path}: no label 1, 0 or -1 for {_some(bad)}: correct these lines")
     return problems
@@ -243,7 +286,7 @@ def file_problems(files: Files) -> list[str]:
     """Decode an image, its annotation and its masks: what is wrong with them."""
     problems: list[str] = []
     image = _attempt(voc.read_image, voc.image_path(files.year, files.image_id), problems)
-    size = None if image is None else image.shape[:2]
+    size, annotation = None if image is None else image.shape[:2], None
     if files.annotated:
         path = voc.annotation_path(files.year, files.image_id)
         annotation = _attempt(voc.read_annotation, path, problems)
@@ -252,8 +295,11 @@ def file_problems(files: Files) -> list[str]:
             problems.append(f"{path}: says {said}, its image is {size} (height, width): replace the wrong one")
         size = size or said
     if files.masked:
-        read = partial(voc.read_mask, size=size) if size else voc.read_image
-        _attempt(read, voc.mask_path(files.year, files.image_id), problems)
+        path = voc.mask_path(files.year, files.image_id)
+        classes = _attempt(partial(voc.read_mask, size=size), path, problems)
+        shown = set() if classes is None else set(np.unique(classes).tolist()) - {0, voc.VOID}
+        if shown and annotation and not shown & {label + 1 for label in annotation.labels.tolist()}:
+            problems.append(f"{path}: shows no class that its annotation names: replace the mask by VOC's")
         instances = files.year / "SegmentationObject" / f"{files.image_id}.png"
         mask = _attempt(voc.read_image, instances, problems) if instances.exists() else None
         if mask is not None and size and mask.shape[:2] != size:
@@ -358,11 +404,13 @@ def copy_year(year: Path, target: Path, chosen: dict[str, list[str]]) -> None:
             masks = [year / kind / f"{files.image_id}.png" for kind in ("SegmentationClass", "SegmentationObject")]
             for path in {*files.paths(), *filter(Path.is_file, masks)}:
                 _write(target / path.relative_to(year), _read(path))
-    for path in sorted(year.glob("ImageSets/*/*.txt")):
-        lines = _read(path).splitlines(keepends=True)
-        kept = [line for line in lines if line.strip() and line.split()[0].decode(errors="replace") in ids]
+    for path in data_in(year.glob("ImageSets/*/*.txt")):
+        if junk(path.parent.name):
+            continue
+        lines = read_text(path).splitlines(keepends=True)
+        kept = [line for line in lines if line.strip() and line.split()[0] in ids]
         if kept:
-            _write(target / path.relative_to(year), b"".join(kept))
+            _write(target / path.relative_to(year), "".join(kept).encode())
     # Without a list of its own, a tree is tested on all 736 images of the shipped one.
     scored = target / "ImageSets" / "Segmentation" / f"{SEG11VALID}.txt"
     kept_ids = [i for i in seg11valid(year) if i in ids]

@@ -21,8 +21,10 @@ def hold_out(source: Path, target: Path, *, every: int = EVERY) -> None:
     """Part the training sets of the VOCdevkit in `source`: in `target`, one id in `every` is tested on.
 
     The lists are new, the images are links. `target` appears whole or not at all. Raises Usage when it is there
-    already, Missing when neither year is in `source`.
+    already or `every` is 1, Missing when neither year is in `source`.
     """
+    if every < 2:
+        raise Usage(f"--every {every}: nothing would be left to train on: give 2 or more")
     target = target.resolve()
     if target.exists():
         raise Usage(f"{target}: already there: give another folder, or delete it first")

@@ -1,21 +1,18 @@
 """The options of `bench`: every command, what it takes, what --help says."""
 
 import argparse
-import math
-import re
 from pathlib import Path
 
 from benchmarks import commands
 from benchmarks.commands import RUNS, TINY, WEIGHTS
+from benchmarks.values import Parser, count, folder, given, label, number, positive, rate, row, seed, small
 from pretrain import METHODS, PRECISIONS
 from transfer import TASKS, tasks
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(
-        prog="bench", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = Parser(prog="bench", description=SUMMARY, formatter_class=argparse.RawDescriptionHelpFormatter)
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
     _add_pretrain(subparsers)
     _add_rescale(subparsers)
@@ -32,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = subparsers.add_parser(
         "doctor", help="say what is installed, what data is found, and how to mend what is missing"
     )
-    doctor.add_argument("--data", type=Path, help="a folder with VOCdevkit to look at (default: $BENCH_DATA)")
+    doctor.add_argument("--data", type=folder, help="a folder with VOCdevkit to look at (default: $BENCH_DATA)")
     doctor.set_defaults(command=commands.doctor)
     return top
 
@@ -54,7 +51,7 @@ Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependenc
 Subparsers = argparse._SubParsersAction  # argparse has no public name for it
 
 
-def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_pretrain(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "pretrain",
         help="learn an encoder",
@@ -71,7 +68,7 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add(
         "--images",
-        type=Path,
+        type=folder,
         action="append",
         metavar="DIR",
         help="a folder of images, or a VOC year's folder (then its trainval); may be repeated; for labels, "
@@ -79,7 +76,7 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add(
         "--videos",
-        type=Path,
+        type=folder,
         action="append",
         metavar="DIR",
         help="for tracking, a folder of videos; for egomotion, frames and poses laid out as KITTI odometry's "
@@ -87,7 +84,7 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add(
         "--shapes",
-        type=Path,
+        type=folder,
         action="append",
         metavar="DIR",
         help="a VOC year's folder with masks, the silhouettes of random-region holes "
@@ -95,7 +92,7 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add("--loss", choices=("l2", "l1"), default="l2", help="(default: l2)")
     add("--iterations", type=count, help="(default: the budget's)")
-    add("--batch", type=positive, help="items per iteration (default: the budget's)")
+    add("--batch", type=small, help="items per iteration (default: the budget's)")
     add("--lr", type=rate, help="learning rate (default: the budget's)")
     add(
         "--budget",
@@ -120,13 +117,13 @@ def _add_pretrain(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         metavar="N",
         help="save the encoder on the way, after these iterations (0: before the first); see `bench curve`",
     )
-    add("--seed", type=count, default=0)
-    add("--label", type=_label, default="", help="added to the row's name, to tell two budgets apart")
+    add("--seed", type=seed, default=0)
+    add("--label", type=label, default="", help="added to the row's name, to tell two budgets apart")
     _add_places(parser)
     parser.set_defaults(command=commands.pretrain)
 
 
-def _add_rescale(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_rescale(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "rescale",
         help="balance the scales of an encoder's layers",
@@ -135,21 +132,23 @@ def _add_rescale(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "its variant is the old one with `rescaled` added.",
     )
     add = parser.add_argument
-    add("encoder", type=Path, help="an encoder.safetensors")
+    add("encoder", type=folder, help="an encoder.safetensors")
     add(
         "--images",
-        type=Path,
+        type=folder,
         action="append",
         metavar="DIR",
         help="a folder of images, or a VOC year's folder; may be repeated (default: the embedded data)",
     )
-    add("--out", type=Path, metavar="FILE", help="(default: under runs/pretrain; `bench transfer` then takes it next)")
-    add("--seed", type=count, default=0)
+    add(
+        "--out", type=folder, metavar="FILE", help="(default: under runs/pretrain; `bench transfer` then takes it next)"
+    )
+    add("--seed", type=seed, default=0)
     _add_places(parser)
     parser.set_defaults(command=commands.rescale)
 
 
-def _add_import(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_import(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "import",
         help="make an encoder of published weights",
@@ -158,10 +157,10 @@ def _add_import(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "What became of each blob is said on stderr. It is then the encoder that `bench transfer` takes.",
     )
     add = parser.add_argument
-    add("file", type=Path, nargs="?", metavar="FILE", help="the weights")
+    add("file", type=folder, nargs="?", metavar="FILE", help="the weights")
     add("--list", action="store_true", help="print a table of the known published files, and stop")
-    add("--method", type=_row, metavar="NAME", help="the row these weights make, as context, tracking, bigan")
-    add("--variant", type=_label, metavar="V", help="added to the row's name")
+    add("--method", type=row, metavar="NAME", help="the row these weights make, as context, tracking, bigan")
+    add("--variant", type=label, metavar="V", help="added to the row's name")
     add("--known", metavar="NAME", help="take method and preprocessing from this known file (see --list)")
     add("--order", choices=("bgr", "rgb"), help="of the file's input channels (default: bgr for .caffemodel, else rgb)")
     add("--mean", type=number, nargs=3, metavar=("R", "G", "B"), help="what was subtracted from the pixels (0–255)")
@@ -171,12 +170,12 @@ def _add_import(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         choices=("lrn", "lrn-before-pool", "none"),
         help="LRN behind or before pooling (default: as a .caffemodel says; else lrn for CaffeNet's widths)",
     )
-    add("--out", type=Path, metavar="ENCODER", help="(default: runs/import/<row>-<digest>/encoder.safetensors)")
-    add("--runs", type=Path, default=RUNS, help="where work in progress is kept (default: runs)")
+    add("--out", type=folder, metavar="ENCODER", help="(default: runs/import/<row>-<digest>/encoder.safetensors)")
+    add("--runs", type=folder, default=RUNS, help="where work in progress is kept (default: runs)")
     parser.set_defaults(command=commands.import_)
 
 
-def _add_fetch(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_fetch(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "fetch",
         help="download a known weights file",
@@ -184,11 +183,11 @@ def _add_fetch(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "going on where a download stopped, with a checksum where one is known.",
     )
     parser.add_argument("name", metavar="NAME", help="see bench import --list")
-    parser.add_argument("--to", type=Path, default=WEIGHTS, metavar="DIR", help=f"(default: {WEIGHTS})")
+    parser.add_argument("--to", type=folder, default=WEIGHTS, metavar="DIR", help=f"(default: {WEIGHTS})")
     parser.set_defaults(command=commands.fetch)
 
 
-def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_transfer(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "transfer",
         help="score an encoder on a task",
@@ -206,7 +205,7 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--encoder",
-        type=Path,
+        type=folder,
         help="an encoder.safetensors (default: the one written last, by `bench pretrain`, `import` or `rescale`)",
     )
     source.add_argument(
@@ -216,14 +215,17 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     add(
         "--recipe",
+        type=row,
         default="tiny",
         metavar="NAME",
         help="tiny: embedded data, minutes; quick: real VOC, cut; paper: the published protocol; or a variant of a "
         "task: paper-fc6-8, paper-fc8, quick-fc6-8, quick-fc8 (classification), paper-40k, paper-conv1-frozen, "
         "paper-40k-conv1-frozen (detection) (default: tiny)",
     )
-    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
-    add("--seed", type=count, nargs="+", default=[0], help="one or more seeds (default: 0)")
+    add(
+        "--data", type=folder, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)"
+    )
+    add("--seed", type=seed, nargs="+", default=[0], help="one or more seeds (default: 0)")
     add(
         "--precision",
         choices=PRECISIONS,
@@ -236,7 +238,7 @@ def _add_transfer(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.transfer)
 
 
-def _add_run(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_run(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "run",
         help="fill a grid of methods, variants, tasks and seeds",
@@ -245,13 +247,18 @@ def _add_run(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
         "runs/grid/, and tried again next time; after any kind of end the same command goes on.",
     )
     add = parser.add_argument
-    add("plan", metavar="PLAN", help="a YAML file, or a plan that ships with the package: tiny, quick, paper")
+    add(
+        "plan",
+        type=given,
+        metavar="PLAN",
+        help="a YAML file, or a plan that ships with the package: tiny, quick, paper",
+    )
     add("--dry-run", action="store_true", help="check the plan, say what is done, stale and missing, and stop")
-    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA, or the plan's)")
+    add("--data", type=folder, help="the folder that holds VOCdevkit (default: $BENCH_DATA, or the plan's)")
     add("--launcher", choices=("local", "slurm"), default="local", help="(default: local)")
     add(
         "--workers",
-        type=positive,
+        type=small,
         metavar="N",
         help="jobs at once on this machine, with those of other grids in the same --runs "
         "(default: the plan's, or one a GPU, or one)",
@@ -261,7 +268,7 @@ def _add_run(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.run)
 
 
-def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_table2(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "table2", help="print Table 2", description="Print the table of all results on stdout."
     )
@@ -277,21 +284,21 @@ def _add_table2(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
 def _add_form(parser: argparse.ArgumentParser) -> None:
     """Of a report on all results: its format, and which recipe's."""
     parser.add_argument("--format", choices=("markdown", "csv", "latex", "json"), default="markdown")
-    parser.add_argument("--recipe", metavar="NAME", help="only the results of this recipe")
+    parser.add_argument("--recipe", type=row, metavar="NAME", help="only the results of this recipe")
 
 
-def _add_summary(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_summary(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "summary",
         help="print the short table: frozen and fine-tuned features side by side",
         description="Print a row a method, controls first: linear SVMs on frozen features, and the columns of Table 2.",
     )
-    parser.add_argument("--recipe", metavar="NAME", default="quick", help="(default: quick)")
+    parser.add_argument("--recipe", type=row, metavar="NAME", default="quick", help="(default: quick)")
     _add_results(parser)
     parser.set_defaults(command=commands.summary)
 
 
-def _add_probes(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_probes(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "probes", help="print the table of frozen features", description="Print the probes of all rows on stdout."
     )
@@ -300,7 +307,7 @@ def _add_probes(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.probes)
 
 
-def _add_curve(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_curve(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "curve",
         help="print svm mAP by layer against iterations of pre-training",
@@ -312,14 +319,17 @@ def _add_curve(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     add(
         "run",
         nargs="*",
+        type=given,
         metavar="RUN",
         help="the folder of a pre-training, or its name under RUNS/pretrain (default: score nothing, print all that "
         "the results hold)",
     )
-    add("--recipe", default="quick", metavar="NAME", help="tiny, quick or paper (default: quick)")
-    add("--data", type=Path, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)")
-    add("--seed", type=count, nargs="+", default=[0], help="one or more seeds of the scoring (default: 0)")
-    add("--out", type=Path, metavar="FILE.png", help="draw the curves, too")
+    add("--recipe", type=row, default="quick", metavar="NAME", help="tiny, quick or paper (default: quick)")
+    add(
+        "--data", type=folder, help="the folder that holds VOCdevkit (default: $BENCH_DATA; for tiny the embedded data)"
+    )
+    add("--seed", type=seed, nargs="+", default=[0], help="one or more seeds of the scoring (default: 0)")
+    add("--out", type=folder, metavar="FILE.png", help="draw the curves, too")
     add("--layers", action="store_true", help="what happened in the layers, too; in csv and json that alone")
     add("--format", choices=("markdown", "csv", "json"), default="markdown")
     _add_results(parser)
@@ -327,7 +337,7 @@ def _add_curve(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     parser.set_defaults(command=commands.curve)
 
 
-def _add_compare(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_compare(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser(
         "compare",
         help="say whether row A beats row B",
@@ -335,82 +345,40 @@ def _add_compare(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     )
     parser.add_argument("first", metavar="A", help="a row's folder under results/<recipe>/: context-random-region")
     parser.add_argument("second", metavar="B", help="another: random")
-    parser.add_argument("--recipe", metavar="NAME", help="(default: every recipe with results of both)")
+    parser.add_argument("--recipe", type=row, metavar="NAME", help="(default: every recipe with results of both)")
     _add_results(parser)
     parser.set_defaults(command=commands.compare)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="where results are kept (default: results)"
+        "--results", type=folder, default=Path("results"), help="where results are kept (default: results)"
     )
 
 
-def _add_data(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
+def _add_data(subparsers: "Subparsers[Parser]") -> None:
     parser = subparsers.add_parser("data", help="make, cut and check data")
     kinds = parser.add_subparsers(required=True, metavar="KIND")
     tiny = kinds.add_parser("tiny", help="make the embedded synthetic VOC")
-    tiny.add_argument("dir", type=Path, nargs="?", default=TINY, help=f"(default: {TINY})")
-    tiny.add_argument("--seed", type=count, default=0)
+    tiny.add_argument("dir", type=folder, nargs="?", default=TINY, help=f"(default: {TINY})")
+    tiny.add_argument("--seed", type=seed, default=0)
     tiny.set_defaults(command=commands.data_tiny)
     cut = kinds.add_parser("subset", help="cut a small subset out of a real VOCdevkit")
-    cut.add_argument("source", type=Path, help="the folder that holds VOCdevkit")
-    cut.add_argument("dir", type=Path, help="where to write the subset; must not exist")
+    cut.add_argument("source", type=folder, help="the folder that holds VOCdevkit")
+    cut.add_argument("dir", type=folder, help="where to write the subset; must not exist")
     cut.add_argument("--images", type=positive, default=40, help="images per split (default: 40)")
-    cut.add_argument("--seed", type=count, default=0)
+    cut.add_argument("--seed", type=seed, default=0)
     cut.set_defaults(command=commands.data_subset)
     held = kinds.add_parser("holdout", help="part VOC's training sets, to choose constants without the test sets")
-    held.add_argument("source", type=Path, help="the folder that holds VOCdevkit")
-    held.add_argument("dir", type=Path, help="where to write the lists, with links to the images; must not exist")
+    held.add_argument("source", type=folder, help="the folder that holds VOCdevkit")
+    held.add_argument("dir", type=folder, help="where to write the lists, with links to the images; must not exist")
     held.add_argument("--every", type=positive, default=4, help="one image in so many is tested on (default: 4)")
     held.set_defaults(command=commands.data_holdout)
     check = kinds.add_parser("check", help="verify a VOC tree, naming each bad file")
-    check.add_argument("dir", type=Path, help="the folder that holds VOCdevkit")
+    check.add_argument("dir", type=folder, help="the folder that holds VOCdevkit")
     check.set_defaults(command=commands.data_check)
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=RUNS, help="where work in progress is kept (default: runs)")
+    parser.add_argument("--runs", type=folder, default=RUNS, help="where work in progress is kept (default: runs)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda if there is one)")
-
-
-def count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def _label(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.+-]*", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: only letters, digits, '_', '.', '+' and '-', as it becomes part of a path"
-        )
-    return text
-
-
-def _row(text: str) -> str:
-    if not text or not text[0].isalnum():
-        raise argparse.ArgumentTypeError(f"{text!r}: a row's name starts with a letter or a digit")
-    return _label(text)
-
-
-def number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def positive(text: str) -> int:
-    value = count(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

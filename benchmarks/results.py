@@ -1,21 +1,21 @@
 """Result files: one JSON per run, whose path follows from its identity and whose identity is inside."""
 
-import base64
-import io
 import json
-from collections.abc import Mapping
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
+from benchmarks.arrays import packed as packed
+from benchmarks.arrays import unpacked as unpacked
+from benchmarks.result_checks import check_result
 from pretrain import row_name
-from pretrain.alexnet import described
 from pretrain.files import Failed, write_text
-from transfer import TASKS, Data
+from pretrain.listing import data_in
+from pretrain.progress import log
+from transfer import Data
 
 SCHEMA = 2
+MOST = 256 * 2**20  # bytes of a file; full VOC07's have about 2 MB
 KEYS = {
     "schema", "method", "variant", "task", "recipe", "data", "encoder", "receipt", "seed", "metrics", "per_class",
     "per_image", "seconds", "resumed", "peak_memory_bytes", "hardware", "versions", "commit", "dirty",
@@ -24,32 +24,43 @@ KEYS = {
 Result = dict[str, Any]
 
 
+class Read(Result):
+    """A result that was read from the file at `path`."""
+
+    def __init__(self, content: Result, path: Path) -> None:
+        super().__init__(content)
+        self.path = path
+
+
 def result_path(results: Path, *, recipe: str, method: str, variant: str, task: str, seed: int) -> Path:
     """results/<recipe>/<method>[-<variant>]/<task>-seed<k>.json."""
     return results / recipe / row_name(method, variant) / f"{task}-seed{seed}.json"
 
 
-def packed(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Arrays as text: a compressed .npz in base64, the same text for the same arrays."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes a name for its own option
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def unpacked(text: str) -> dict[str, NDArray[Any]]:
-    """What `packed` packed. Raises ValueError when it is damaged; no pickle is opened."""
-    try:
-        with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
-            return dict(arrays)
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds
-        raise ValueError(f"damaged per-image scores ({error})") from error
-
-
 def write_result(path: Path, result: Result) -> None:
-    """Write one result, atomically, keys sorted."""
+    """Write one result, atomically, keys sorted.
+
+    Raises Failed, and writes nothing, when a table could not read it: a score that is NaN, infinite or out of range.
+    """
     if missing := KEYS ^ set(result):
         raise Failed(f"{path}: a result with missing or unknown keys: {sorted(missing)}")
-    write_text(path, json.dumps(result, indent=1, sort_keys=True) + "\n")
+    scores = result["per_class"] | result["metrics"]
+    for name, value in scores.items():
+        if not _score(value) and not (value is None and name in result["per_class"]):
+            raise Failed(f"{path}: nothing recorded: {name} is {value}, {UNDEFINED}")
+    try:
+        check_result(result)
+        text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    except (ValueError, KeyError, TypeError, AttributeError, Failed) as error:
+        raise Failed(f"{path}: nothing recorded: {error}: correct what the encoder file says of itself") from error
+    write_text(path, text + "\n")
+
+
+UNDEFINED = "no score between 0 and 1; check that the test images show objects (`bench data check`), and the encoder"
+
+
+def _score(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and -1e-9 <= value <= 1 + 1e-9
 
 
 def read_result(path: Path) -> Result:
@@ -58,53 +69,84 @@ def read_result(path: Path) -> Result:
     Raises Failed, naming the file, when it is damaged, of another schema, or mislabelled.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if result["schema"] != SCHEMA or set(result) != KEYS:
-            raise ValueError(f"schema {result['schema']}, keys {sorted(set(result) ^ KEYS)}")
+        result = json.loads(_content(path), parse_constant=_no_number)
+        if not isinstance(result, dict) or result.get("schema") != SCHEMA or set(result) != KEYS:
+            raise ValueError(_differs(result))
+        check_result(result)
         identity = {key: result[key] for key in ("method", "variant", "task", "seed")}
         own = result_path(path.parents[2], recipe=result["recipe"]["name"], **identity)
         provenance = result["encoder"]["provenance"]
-        _check_content(result)
         named = (provenance["method"], provenance["variant"]) == (result["method"], result["variant"])
         if own != path or not named:
             raise ValueError(f"its content is that of {own}")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
-        raise Failed(f"{path}: not a result file ({error}): delete it and run `bench transfer` again") from error
-    return result  # type: ignore[no-any-return]
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+        Failed,
+    ) as error:
+        raise Failed(f"{path}: not a result file ({_line(error)}): delete it and run `bench transfer` again") from error
+    return Read(result, path)
 
 
-def _check_content(result: Result) -> None:
-    """Raise ValueError, KeyError, TypeError or AttributeError unless all that a table reads is there."""
-    task, provenance = result["task"], result["encoder"]["provenance"]
-    if task not in TASKS:
-        raise ValueError(f"no task {task!r}")
-    numbers = [result["metrics"][prefix + TASKS[task].metric] for prefix in ("", "chance_")]
-    numbers.append(result["metrics"].get(f"chance_{TASKS[task].metric}_spread", 0.0))  # older results lack it
-    numbers += [result["data"]["images"][part] for part in ("train", "test")] + [result["seed"]]
-    numbers += [value for value in result["per_class"].values() if value is not None]
-    numbers += [*(provenance.get("held_out") or {}).values(), provenance.get("processes") or 1]
-    numbers += _on_the_way(provenance)
-    texts = [provenance.get(key) or "" for key in ("supervision", "data", "hardware")]  # older encoders lack some
-    texts += [result["per_image"], result["commit"], result["hardware"], result["data"]["name"]]
-    texts += [result["data"]["split"], result["data"]["sha256"], result["recipe"]["sha256"]]
-    if not all(isinstance(n, int | float) for n in numbers) or not all(isinstance(t, str) for t in texts):
-        raise ValueError("a number or a text is missing")
-    result["data"]["sources"].items()
-    if result["encoder"]["architecture"] is not None or TASKS[task].table != "probes":  # a descriptor has none
-        described(result["encoder"]["architecture"])
+def _content(path: Path) -> str:
+    """The text of a result file. Raises ValueError when it is none, or too long."""
+    try:
+        if not path.is_file():  # a FIFO would block
+            raise ValueError("no file" if path.exists() else "it links to nothing")
+        with path.open("rb") as file:
+            content = file.read(MOST + 1)
+    except OSError as error:
+        raise Failed(f"cannot be read, {error.strerror or error}") from error
+    if len(content) > MOST:
+        raise ValueError(f"more than {MOST:,} bytes")
+    return content.decode("utf-8")
 
 
-def _on_the_way(provenance: dict[str, Any]) -> list[Any]:
-    """The numbers that only an encoder on the way has; see pretrain.train. KeyError or AttributeError without one."""
-    if provenance.get("of_iterations") is None:
-        return []
-    layers = [value for found in provenance["layers"].values() for value in found.values() if value is not None]
-    return [provenance[key] for key in ("iterations", "of_iterations", "batch", "rate")] + layers
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} in it")
+
+
+def _differs(result: Any) -> str:
+    if not isinstance(result, dict):
+        return f"a JSON {type(result).__name__}"
+    if result.get("schema") != SCHEMA:
+        return f"schema {str(result.get('schema'))[:20]}, this version writes {SCHEMA}"
+    return f"missing or unknown keys: {', '.join(sorted(set(result) ^ KEYS))[:200]}"
+
+
+def _line(error: Exception) -> str:
+    """Its text on one line that is not long."""
+    text = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text if len(text) <= 300 else text[:300] + "…"
 
 
 def read_results(results: Path, *, recipe: str = "*") -> list[Result]:
-    """Every result under `results`, or of one recipe, in the order of their paths."""
-    return [read_result(path) for path in sorted(results.glob(f"{recipe}/*/*-seed*.json"))]
+    """Every result under `results`, or of one recipe, in the order of their paths.
+
+    A file that is no result is left out, and named on stderr. Raises Failed, naming the first, when all are such.
+    """
+    found, bad = [], []
+    for path in data_in(results.glob(f"{recipe}/*/*-seed*.json")):
+        try:
+            found.append(read_result(path))
+        except Failed as error:
+            bad.append(error)
+    leave_out(bad, all_of_them=not found)
+    return found
+
+
+def leave_out(errors: list[Failed], *, all_of_them: bool) -> None:
+    """Name on stderr the results that are left out; raise the first error where nothing else is left."""
+    if errors and all_of_them:
+        raise errors[0]
+    for error in errors:
+        log(f"left out: {error}")
 
 
 def data_identity(result: Result) -> str:

@@ -1,6 +1,7 @@
 """One encoder through some tasks: reuse what is finished, go on with what is not, record the rest."""
 
 import hashlib
+import json
 import resource
 import shutil
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.data import dataset_name
+from benchmarks.result_checks import check_provenance
 from benchmarks.results import SCHEMA, Result, packed, read_result, result_path, same_run, write_result
 from pretrain import provenance
 from pretrain.alexnet import Encoder
@@ -35,10 +37,22 @@ def transfer(
     and what the task raises.
     """
     check_recipe(recipe, tasks)
+    _check_said(encoder)
     return [
         _run(encoder, task, recipe=recipe, data=data, seed=seed, results=results, runs=runs, device=device, again=again)
         for task in tasks
     ]
+
+
+def _check_said(encoder: Source) -> None:
+    """Raise Failed, before hours are spent, when no result could hold what an encoder file says of itself."""
+    try:
+        check_provenance(encoder.provenance)
+        json.dumps(encoder.provenance, allow_nan=False)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Failed(
+            f"{encoder.path}: no result can hold what it says of itself ({error}): make the encoder again"
+        ) from error
 
 
 def check_recipe(recipe: str, tasks: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.results import Result, data_identity
+from benchmarks.sound import sound
 from pretrain.progress import log
 from transfer import TASKS, Table, find_recipe
 
@@ -32,9 +33,9 @@ def sections(results: Iterable[Result], *, on_the_way: bool = False) -> list[Sec
     """Split results so that a column of a section holds one recipe and one set of data.
 
     Encoders that were saved on the way of a pre-training are no rows, but points of `bench curve`: their results are
-    left out, and said so on stderr, unless `on_the_way`.
+    left out, and said so on stderr, unless `on_the_way`; so are those that cannot be printed.
     """
-    found, fresh = [], current(results if on_the_way else _ends(results))
+    found, fresh = [], sound(current(results if on_the_way else _ends(results)))
     recipes = {result["recipe"]["name"] for result in fresh}
     for recipe in sorted(recipes, key=lambda name: ([name.split("-")[0] != first for first in ORDER], name)):
         own = [result for result in fresh if result["recipe"]["name"] == recipe]

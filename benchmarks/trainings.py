@@ -35,11 +35,12 @@ class Training:
         return iterations * int(self.provenance["batch"])
 
     def share(self, iterations: int) -> float | None:
-        """The same as a share of the budget `paper` of its method; None where there is no such method."""
+        """The same as a share of the budget `paper` of its method; None where there is no such method or budget."""
         if self.provenance["method"] not in METHODS:
             return None
         whole = method_module(self.provenance["method"]).defaults(self.provenance.get("mask"))
-        return self.images(iterations) / (whole.iterations * whole.batch)
+        total = whole.iterations * whole.batch
+        return self.images(iterations) / total if total else None
 
     @property
     def told(self) -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -18,9 +19,13 @@ def quiet() -> bool:
 
 
 def log(message: str) -> None:
-    """One line on stderr, which leaves a running bar intact. stdout is for the answer."""
-    if not quiet():
-        tqdm.write(message, file=sys.stderr)
+    """One line on stderr, which leaves a running bar intact. stdout is for the answer.
+
+    A stderr that is full or closed ends no run.
+    """
+    if not quiet() and sys.stderr is not None:
+        with suppress(OSError):
+            tqdm.write(message, file=sys.stderr)
 
 
 class Progress:
@@ -40,7 +45,8 @@ class Progress:
             self.bar.update()
         elif not quiet() and (time.monotonic() - self.printed >= LINE_SECONDS or self.done == self.total):
             self.printed = time.monotonic()
-            print(f"{self.name}: {self.done}/{self.total} {note}".rstrip(), file=sys.stderr, flush=True)
+            with suppress(OSError):  # see log
+                print(f"{self.name}: {self.done}/{self.total} {note}".rstrip(), file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Progress":
         return self

@@ -374,7 +374,7 @@ SPOILED = {
     "detection-empty": ("detection", empty("VOC2007/ImageSets/Main/trainval.txt"), 3, "trainval.txt"),
     "segmentation-empty": ("segmentation", empty("VOC2012/ImageSets/Segmentation/val.txt"), 3, "val.txt"),
     "classification-broken": ("classification", spoil_xml("<"), 1, ".xml: broken annotation"),
-    "detection-outside": ("detection", spoil_xml("<xmin>-9"), 1, ".xml: a box is empty or outside"),
+    "detection-outside": ("detection", spoil_xml("<xmin>-9"), 1, "outside the image"),
     "segmentation-missing": (
         "segmentation",
         lambda devkit: shutil.rmtree(devkit / "VOC2012/SegmentationClass"),

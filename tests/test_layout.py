@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pretrain", "transfer", "benchmarks")
 # What of pretrain the tasks may use: the encoder, and what every file, bar and seed goes through.
 ENCODER = ("alexnet", "fillers", "filters", "rescale", "solver", "precision")
-PARTS = (*ENCODER, "contents", "files", "npy", "pickles", "progress", "randomness")
+PARTS = (*ENCODER, "checkpoints", "contents", "files", "listing", "locks", "npy", "pickles", "progress", "randomness", "workers")
 SHARED = {f"pretrain.{name}" for name in (*PARTS, "Precision")}
 
 

@@ -399,7 +399,7 @@ def test_seg11valid_is_shipped_and_the_devkits_own_goes_first(devkit: Path) -> N
 def test_sbd_is_asked_for_where_it_belongs(devkit: Path) -> None:
     with pytest.raises(Missing, match="benchmark_RELEASE/dataset"):
         data(RECIPES["paper"], devkit)
-    make_sbd(devkit, np.zeros((50, 60), np.uint8))
+    make_sbd(devkit, np.full((50, 60), 3, np.uint8))
     assert data(RECIPES["paper"], devkit).images == {"train": 1, "test": 5}
     mask = segmentation.examples(RECIPES["paper"], devkit, part="train")[0].mask
     assert segmentation.read_truth(mask, size=(50, 60)).shape == (50, 60)

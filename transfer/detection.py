@@ -90,7 +90,8 @@ def data(recipe: Recipe, devkit: Path) -> Data:
         paths += [where(year, i) for i in ids for where in (voc.image_path, voc.annotation_path)]
         paths.append(year / "ImageSets" / "Main" / f"{split}.txt")
     split_names, sources = f"{recipe.train_split} → {recipe.test_split}", {"proposals": proposal_source(recipe, devkit)}
-    return Data(split_names, counts, digest(root, set(paths)), sources)
+    sha256 = digest(root, set(paths))
+    return Data(split_names, counts, sha256, sources | voc.sources(paths))
 
 
 def published(recipe: Recipe, devkit: Path) -> dict[str, Path]:

@@ -5,7 +5,6 @@ import math
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from itertools import count
 from pathlib import Path
@@ -22,7 +21,6 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.io import loadmat
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import transfer
@@ -35,6 +33,7 @@ from transfer.divergence import REMEDY, check_finite
 from transfer.fcn import Recipe, build_model, optimizer
 from transfer.head import prepare, trunk_rates
 from transfer.iu import LABELS, class_iu, histogram, resampled_mean_iu, scores
+from transfer.truth import Example, check_objects, read_truth
 
 YEAR = "VOC2012"
 TRAIN, TEST = "train", "test"
@@ -52,14 +51,6 @@ RECIPES = {
 }
 
 
-@dataclass(frozen=True)
-class Example:
-    """Where an image and its mask (PNG, or SBD's MAT) lie."""
-
-    image: Path
-    mask: Path
-
-
 def sbd_folder(devkit: Path) -> Path:
     """Where SBD's benchmark.tgz is unpacked: beside the devkit."""
     return devkit.parent / "benchmark_RELEASE" / "dataset"
@@ -70,14 +61,14 @@ def sbd_examples(devkit: Path) -> list[Example]:
     folder = sbd_folder(devkit)
     if not (folder / "train.txt").is_file():
         raise Missing(f"{folder}: no SBD here (train.txt, cls/, img/): unpack SBD's benchmark.tgz beside the VOCdevkit")
-    ids = (folder / "train.txt").read_text().split()
+    ids = voc.read_ids(folder / "train.txt")
     return [Example(folder / "img" / f"{i}.jpg", folder / "cls" / f"{i}.mat") for i in ids]
 
 
 def voc_ids(devkit: Path, split: str) -> list[str]:
     """Ids of a VOC2012 split; seg11valid is shipped, and a devkit's own list (a part of it) goes first."""
     if split == "seg11valid" and not split_path(devkit, split).is_file():
-        return resources.files(transfer).joinpath("seg11valid.txt").read_text().split()
+        return resources.files(transfer).joinpath("seg11valid.txt").read_text(encoding="utf-8").split()
     return voc.image_set(devkit / YEAR, "Segmentation", split)
 
 
@@ -98,31 +89,19 @@ def examples(recipe: Recipe, devkit: Path, *, part: str) -> list[Example]:
 
 
 def data(recipe: Recipe, devkit: Path) -> Data:
-    """Digest the lists, images and masks. Raises Missing, naming the first file that is not there."""
+    """Digest the lists, images and masks.
+
+    Raises Missing, naming the first file that is not there, Failed when the masks of a part show no object.
+    """
     parts = {part: examples(recipe, devkit, part=part) for part in (TRAIN, TEST)}
     lists = [path for split in (recipe.train, recipe.test) if (path := split_path(devkit, split)).is_file()]
     files = {path for part in parts.values() for e in part for path in (e.image, e.mask)}
     root = devkit.parent if recipe.train == "sbd" else devkit
-    return Data(
-        split=f"{recipe.train} → {recipe.test}",
-        images={part: len(found) for part, found in parts.items()},
-        sha256=digest(root, {*files, *lists}),
-    )
-
-
-def read_truth(path: Path, *, size: tuple[int, int]) -> voc.Bytes:
-    """H×W uint8 class mask from VOC's PNG or SBD's MAT. Raises Missing or Failed, naming the file."""
-    if path.suffix != ".mat":
-        return voc.read_mask(path, size=size)
-    if not path.is_file():
-        raise Missing(f"{path}: no such mask: complete SBD, then run the same command again")
-    try:
-        mask = np.asarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0], dtype=np.uint8)
-    except Exception as error:
-        raise Failed(f"{path}: not a readable SBD mask ({error}): replace the file") from error
-    if mask.shape != size or mask.max() > len(voc.CLASSES):
-        raise Failed(f"{path}: a mask {mask.shape} with labels to {mask.max()} for an image {size}: replace the mask")
-    return mask
+    sha256 = digest(root, {*files, *lists})
+    for part, split in ((TRAIN, recipe.train), (TEST, recipe.test)):
+        check_objects(parts[part], split_path(devkit, split))
+    counts = {part: len(found) for part, found in parts.items()}
+    return Data(split=f"{recipe.train} → {recipe.test}", images=counts, sha256=sha256)
 
 
 Item = dict[str, Any]

@@ -4,16 +4,21 @@ Boxes are (x1, y1, x2, y2) with x1, y1 0-based and x2, y2 exclusive: width is x2
 equal those of VOC's 1-based inclusive pixels with their "+1".
 """
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree.ElementTree import ParseError
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 
 from pretrain.files import Failed, Missing
+from pretrain.listing import read_text
+from transfer import voc_mask, voc_xml
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -21,6 +26,8 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 VOID = 255  # the border label of segmentation masks, ignored everywhere
+LONGEST = 200  # characters of an image id; file names have 255 bytes
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")  # others are not meant, and their decoders fail oddly
 
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -49,15 +56,40 @@ def find_devkit(data: Path) -> Path:
 def image_set(year: Path, kind: str, split: str) -> list[str]:
     """The ids listed in ImageSets/<kind>/<split>.txt of a year's folder (…/VOC2007).
 
-    Raises Missing when the list is not there or empty.
+    Raises Missing when the list is not there or empty, Failed as read_ids does.
     """
     path = year / "ImageSets" / kind / f"{split}.txt"
     if not path.is_file():
         raise Missing(f"{path}: no such image set: complete the VOCdevkit (`bench data check DIR` says what lacks)")
-    ids = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    ids = read_ids(path)
     if not ids:
         raise Missing(f"{path}: the image set is empty: list at least one image id in it")
     return ids
+
+
+def read_ids(path: Path) -> list[str]:
+    """The first word of each line of a list. Raises Failed when one is no id, or there twice: it would count twice."""
+    ids = [fields[0] for fields in read_list(path)]
+    if twice := [image_id for image_id, times in Counter(ids).items() if times > 1]:
+        raise Failed(f"{path}: lists {twice[0]} more than once ({len(twice)} such ids): keep one line each")
+    return ids
+
+
+def read_list(path: Path) -> list[list[str]]:
+    """The words of each line of a list, the first an image id: not a path, not a file's name.
+
+    Raises Missing or Failed, naming the file: not there, in no encoding that is read, lines without an id.
+    """
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    for image_id in (fields[0] for fields in lines):
+        if (
+            image_id.startswith(".")
+            or len(image_id) > LONGEST
+            or not image_id.isprintable()
+            or set(image_id) & {*"/\\"}
+        ):
+            raise Failed(f"{path}: {image_id[:60]!r} is no image id such as 000012: list ids alone, one a line")
+    return lines
 
 
 def at_most(ids: Sequence[str], count: int | None) -> list[str]:
@@ -83,33 +115,39 @@ def mask_path(year: Path, image_id: str) -> Path:
 
 
 def read_image(path: Path) -> Bytes:
-    """H×W×3 uint8, RGB. Raises Missing or Failed, naming the file, when it cannot be decoded whole."""
-    return _decode(path, mode="RGB")
+    """H×W×3 uint8, RGB. Raises Missing or Failed, naming the file, when it cannot be decoded whole, or has 16 bits."""
+
+    return _decode(path, _pixels, formats=FORMATS)
 
 
-def _decode(path: Path, *, mode: str | None) -> Bytes:
+def _pixels(image: Image.Image, path: Path) -> Bytes:
+    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
+        raise Failed(f"{path}: its pixels have more than 8 bits (mode {image.mode}): convert it to 8 bits a channel")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _decode(path: Path, read: Callable[[Image.Image, Path], Bytes], *, formats: tuple[str, ...]) -> Bytes:
     # A truncated file must not come back half grey, whatever another library set globally.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     if not path.is_file():
         raise Missing(f"{path}: no such image: complete the data, then run the same command again")
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert(mode) if mode else image, dtype=np.uint8)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Failed(f"{path}: corrupt or truncated image ({error}): replace the file") from error
+        with Image.open(path, formats=formats) as image:
+            return read(image, path)
+    except (Failed, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes can trip a decoder anywhere
+        raise Failed(f"{path}: corrupt or truncated image, or no {formats[0]} ({error}): replace the file") from error
 
 
-def read_mask(path: Path, *, size: tuple[int, int]) -> Bytes:
+def read_mask(path: Path, *, size: tuple[int, int] | None = None) -> Bytes:
     """H×W uint8 with 0 (background), 1…20 and 255 (void); `size` is the image's (H, W).
 
-    Raises Missing or Failed, naming the file: not there, corrupt, another size, other labels.
+    Raises Missing or Failed, naming the file: not there, corrupt, another size, labels that are not VOC's (voc_mask).
     """
-    mask = _decode(path, mode=None)
-    if mask.shape != size:
+    mask = _decode(path, partial(voc_mask.labels, classes=("background", *CLASSES), void=VOID), formats=("PNG",))
+    if size is not None and mask.shape != size:
         raise Failed(f"{path}: the mask is {mask.shape}, its image {size} (height, width): replace the mask")
-    odd = np.setdiff1d(np.unique(mask), [*range(len(CLASSES) + 1), VOID])
-    if odd.size:
-        raise Failed(f"{path}: labels {odd.tolist()} in the mask; only 0–20 and 255 are VOC's: replace the mask")
     return mask
 
 
@@ -118,27 +156,41 @@ def read_annotation(path: Path) -> Annotation:
     if not path.is_file():
         raise Missing(f"{path}: no such annotation: complete the data, then run the same command again")
     try:
-        root = ElementTree.parse(path).getroot()
-        width, height = (int(_text(root, f"size/{side}")) for side in ("width", "height"))
-        objects = root.findall("object")
-        corners = [[float(_text(o, f"bndbox/{c}")) for c in ("xmin", "ymin", "xmax", "ymax")] for o in objects]
-        labels = [CLASSES.index(_text(o, "name").strip()) for o in objects]
-        flags = [[(o.findtext(flag) or "0").strip() == "1" for flag in ("difficult", "truncated")] for o in objects]
-    except (ElementTree.ParseError, ValueError) as error:
-        raise Failed(f"{path}: broken annotation ({error}): replace the file") from error
-    boxes = np.array(corners, dtype=np.float64).reshape(-1, 4) - (1, 1, 0, 0)
-    inside = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)
-    if not (inside & (boxes[:, 2:] > boxes[:, :2]).all(1)).all():
-        raise Failed(f"{path}: a box is empty or outside its {width}×{height} image: correct the file")
+        parsed = voc_xml.parse(voc_xml.read(path))
+        labels = [_label(found.name) for found in parsed.objects]
+        boxes = np.array([_box(found, parsed) for found in parsed.objects], dtype=np.float64).reshape(-1, 4)
+    except (ParseError, ValueError, LookupError, RecursionError) as error:
+        raise Failed(f"{path}: broken annotation ({error}): correct or replace the file") from error
+    flags = [(found.difficult, found.truncated) for found in parsed.objects]
     difficult, truncated = np.array(flags, dtype=np.bool_).reshape(-1, 2).T
-    return Annotation(width, height, boxes, np.array(labels, dtype=np.int64), difficult, truncated)
+    return Annotation(parsed.width, parsed.height, boxes, np.array(labels, dtype=np.int64), difficult, truncated)
 
 
-def _text(element: ElementTree.Element, path: str) -> str:
-    text = element.findtext(path)
-    if text is None:
-        raise ValueError(f"no <{path}>")
-    return text
+def sources(paths: Iterable[Path]) -> dict[str, str]:
+    """For Data.sources: whether annotations among `paths` say "difficult" in words, which once were read as "no"."""
+    said = sum(bool(voc_xml.IN_WORDS.search(path.read_bytes())) for path in paths if path.suffix == ".xml")
+    return {"difficult": f"written in words in {said} annotations"} if said else {}
+
+
+def _label(name: str) -> int:
+    if name in CLASSES:
+        return CLASSES.index(name)
+    near = difflib.get_close_matches(name.lower().replace(" ", ""), CLASSES, n=1)
+    hint = f", perhaps {near[0]!r}" if near else ": " + ", ".join(CLASSES)
+    raise ValueError(f"{name[:60]!r} is not one of VOC's 20 classes{hint}")
+
+
+def _box(found: voc_xml.Object, parsed: voc_xml.Parsed) -> tuple[float, float, float, float]:
+    """VOC's 1-based inclusive corners as this module has them."""
+    x1, y1, x2, y2 = found.corners
+    said = f"the box of {found.name!r} is {x1:g}, {y1:g} – {x2:g}, {y2:g}"
+    if min(x1, y1) < 1:
+        raise ValueError(f"{said}: outside the image, as VOC counts pixels from 1: add 1 to boxes that count from 0")
+    if x2 > parsed.width or y2 > parsed.height:
+        raise ValueError(f"{said}: outside its {parsed.width}×{parsed.height} image")
+    if not (x2 > x1 - 1 and y2 > y1 - 1):
+        raise ValueError(f"{said}: its corners are reversed, or it is empty")
+    return x1 - 1, y1 - 1, x2, y2
 
 
 def presence(annotations: Iterable[Annotation]) -> NDArray[np.int64]:

@@ -68,7 +68,8 @@ def data(recipe: Recipe, devkit: Path) -> Data:
     paths = {path(year, name) for name in (*train, *test) for path in (voc.image_path, voc.annotation_path)}
     lists = {year / "ImageSets" / "Main" / f"{split}.txt" for split in (recipe.train_split, recipe.test_split)}
     counts = {"train": len(train), "test": len(test)}
-    return Data(f"{recipe.train_split} → {recipe.test_split}", counts, digest(devkit, paths | lists))
+    split, sha256 = f"{recipe.train_split} → {recipe.test_split}", digest(devkit, paths | lists)
+    return Data(split, counts, sha256, voc.sources(paths))
 
 
 def square(pixels: voc.Bytes, side: int) -> voc.Bytes:
