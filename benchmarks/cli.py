@@ -1,6 +1,7 @@
 """The `bench` command. stdout carries the answer; progress, logs and errors go to stderr.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted (143 by SIGTERM,
+129 by SIGHUP).
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from benchmarks.interrupts import exit_code, stoppable
 from benchmarks.options import parser
 from pretrain.files import FREE_SPACE, Failed
 
@@ -20,13 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What the frameworks say of their own imports is not for our users.
     warnings.filterwarnings("ignore", module=r"(torch|mmcv|mmengine|mmseg|detectron2|fvcore)\b")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
+        with stoppable(), contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
             code, answer = options.command(options)
         if answer:
             print(answer.rstrip("\n"), flush=True)
         return int(code)
-    except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except KeyboardInterrupt as error:
+        return _say("interrupted; the same command goes on from the last checkpoint", exit_code(error))
     except Failed as error:
         return _say(str(error), error.exit_code)
     except ModuleNotFoundError as error:

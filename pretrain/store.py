@@ -6,11 +6,8 @@ that the other two are whole.
 
 import json
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,8 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain import Dataset
-from pretrain.files import Failed, Missing, atomic, locked, write_text
+from pretrain.files import Missing, atomic, write_text
+from pretrain.locks import locked
 from pretrain.progress import log, progress
+from pretrain.workers import processes
 
 AHEAD = 1024  # files decoded ahead of the disk at most: 200 MB of stills
 VERSION = 2
@@ -159,17 +158,10 @@ def _report(skipped: Sequence[tuple[Path, str]], files: int) -> None:
 
 def _decoded(paths: Sequence[Path], decode: Decode) -> Iterator[list[bytes] | str]:
     """What `decode` gives for each path, in order, from all cores."""
-    # Workers leave Ctrl-C to us.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            chunk = max(1, min(16, len(paths) // (4 * (os.cpu_count() or 1))))
-            for first in range(0, len(paths), AHEAD):
-                yield from pool.map(decode, paths[first : first + AHEAD], chunksize=chunk)
-        except BrokenProcessPool as error:
-            raise Failed(f"{paths[0].parent}: a decoding process was killed (out of memory?): run it again") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with processes(f"{paths[0].parent}: a decoding") as pool:
+        chunk = max(1, min(16, len(paths) // (4 * (os.cpu_count() or 1))))
+        for first in range(0, len(paths), AHEAD):
+            yield from pool.map(decode, paths[first : first + AHEAD], chunksize=chunk)
 
 
 def open_image(path: Path) -> Image.Image | str:

@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from pretrain.alexnet import AlexNet, Encoder, read_encoder, save_encoder
-from pretrain.files import Failed, Missing, load_checkpoint
+from pretrain.checkpoints import load_checkpoint
+from pretrain.files import Failed, Missing
 from transfer import segmentation, voc
 from transfer.fcn import Recipe, build_model, crop_offset
 from transfer.iu import LABELS, histogram, scores
