@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -44,12 +45,11 @@ REMEDY = "start all processes by one torchrun, or unset its variables"
 
 def place() -> Place | None:
     """What the environment says; None without RANK and WORLD_SIZE. Raises Usage where it makes no sense."""
-    if "WORLD_SIZE" not in os.environ and "RANK" not in os.environ:
+    there = [name for name in VARIABLES if os.environ.get(name)]
+    if "RANK" not in there and "WORLD_SIZE" not in there:
         return None
-    if lacking := [name for name in VARIABLES if not os.environ.get(name)]:
-        there = [name for name in VARIABLES if name not in lacking]
-        said = f"{' and '.join(there)} is set" if there else "RANK or WORLD_SIZE is set, and empty"
-        raise Usage(f"torchrun: {said}, but not {' and '.join(lacking)}: {REMEDY}")
+    if lacking := [name for name in VARIABLES if name not in there]:
+        raise Usage(f"torchrun: {', '.join(there)} set, but not {', '.join(lacking)}: {REMEDY}")
     world = _number("WORLD_SIZE", least=1, most=MOST_PROCESSES)
     rank = _number("RANK", least=0, most=world - 1)
     local = _number("LOCAL_RANK", least=0, most=world - 1) if os.environ.get("LOCAL_RANK") else 0
@@ -100,13 +100,28 @@ def _joined(said: Place) -> Any:
     """
     end, found = time.monotonic() + JOIN_SECONDS, list[Any]()
     meeting = threading.Thread(target=_meet, args=(said, end, found), daemon=True)
-    meeting.start()
-    meeting.join(JOIN_SECONDS + 10)
+    with _silent():
+        meeting.start()
+        meeting.join(JOIN_SECONDS + 10)
     if not found:
         found.append(f"no answer within {JOIN_SECONDS:.0f} s")
     if isinstance(found[0], str):
         raise Failed(f"torchrun: {found[0]} ({said}): {REMEDY}")
     return found[0]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """torch's C++ says on stderr where in it each of its tries failed: in pages, and we say it in one line."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for handle in (kept, null):
+            os.close(handle)
 
 
 def _meet(said: Place, end: float, found: list[Any]) -> None:
@@ -130,7 +145,7 @@ def _meet(said: Place, end: float, found: list[Any]) -> None:
 
 
 def _listens(said: Place, end: float) -> bool:
-    """Whether process 0 takes connections before `end`: asked here first, as torch says a line for each try."""
+    """Whether process 0 takes connections before `end`; torch would not look at the time between its tries."""
     while time.monotonic() < end:
         try:
             with socket.create_connection((said.host, said.port), timeout=5):

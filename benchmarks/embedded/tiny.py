@@ -105,9 +105,13 @@ def make_tiny(root: Path, *, seed: int = 0, counts: Counts = DEFAULT) -> None:
         return
     if root.exists() and there.get("name") != "tiny" and (not root.is_dir() or any(root.iterdir())):
         raise Usage(f"{root}: already there, and not tiny data: give another folder, or delete it first")
-    with locked(root.with_name(f".{root.name}.lock")):  # whoever comes second finds the data of the first
-        if _described(root) != wanted:
-            _write_all(root, wanted, seed=seed, counts=counts)
+    lock = root.with_name(f".{root.name}.lock")
+    with locked(lock):  # whoever comes second finds the data of the first
+        try:
+            if _described(root) != wanted:
+                _write_all(root, wanted, seed=seed, counts=counts)
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _write_all(root: Path, wanted: dict[str, object], *, seed: int, counts: Counts) -> None:
