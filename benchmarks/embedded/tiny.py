@@ -106,6 +106,10 @@ def make_tiny(root: Path, *, seed: int = 0, counts: Counts = DEFAULT) -> None:
     if root.exists() and there.get("name") != "tiny" and (not root.is_dir() or any(root.iterdir())):
         raise Usage(f"{root}: already there, and not tiny data: give another folder, or delete it first")
     lock = root.with_name(f".{root.name}.lock")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(root, error) from error
     with locked(lock):  # whoever comes second finds the data of the first
         try:
             if _described(root) != wanted:
