@@ -17,7 +17,7 @@ from pretrain import provenance
 from pretrain.alexnet import Encoder
 from pretrain.checkpoints import checkpoint_seconds
 from pretrain.files import Failed, Usage
-from pretrain.locks import locked
+from pretrain.locks import alone, locked
 from pretrain.progress import log
 from transfer import TASKS, Data, Outcome, Recipe, find_recipe
 from transfer.probes.descriptors import Descriptor
@@ -67,13 +67,19 @@ def _run(
     chosen, devkit, read = read_data(task, recipe=recipe, data=data)
     method, variant = encoder.provenance["method"], encoder.provenance["variant"]
     path = result_path(results, recipe=recipe, method=method, variant=variant, task=task, seed=seed)
-    if not again and _is_fresh(path, encoder, chosen, read, said=True):
-        return path
-    name = dataset_name(data)  # now: a broken dataset.json is better found before the training than after it
     identity = f"{encoder.sha256} {chosen.sha256} {read.sha256} {read.sources} {seed} {device.type}"
     work = runs / "transfer" / recipe / path.parent.name / f"{path.stem}-{_short(identity)}"
-    with locked(work.with_name(f"{work.name}.lock")):
+    lock = work.with_name(f"{work.name}.lock")
+    if not again and _is_fresh(path, encoder, chosen, read, said=True):
+        if work.exists():  # it was killed when the result was written
+            with alone(lock) as ours:
+                if ours:
+                    shutil.rmtree(work)
+        return path
+    name = dataset_name(data)  # now: a broken dataset.json is better found before the training than after it
+    with locked(lock):
         if not again and _is_fresh(path, encoder, chosen, read, said=False):
+            shutil.rmtree(work, ignore_errors=True)
             return path
         work.mkdir(parents=True, exist_ok=True)
         resumed, began = any(work.iterdir()), time.monotonic()

@@ -168,6 +168,7 @@ def pretrain(
             if not shard.rank:
                 read_encoder(encoder)
                 _check_saved(folder, save_at, config.iterations)
+                _clear(folder)
                 log(f"{encoder}: already trained")
         else:
             reseed(config.seed, "initialisation")
@@ -184,10 +185,7 @@ def pretrain(
 
 
 def _make(run: Run, encoder: Path) -> None:
-    """Train, score, save, in the run's folder, where what killed processes were writing is removed."""
-    if not run.shard.rank:
-        for name in ("encoder.safetensors", "checkpoint.pt", "log.jsonl"):
-            sweep(run.folder / name)
+    """Train, score, save."""
     seconds = _train(run)
     if not run.shard.rank:
         _finish(run, encoder, seconds)
@@ -305,8 +303,15 @@ def _finish(run: Run, encoder: Path, seconds: float) -> None:
     held_out = _held_out(run)
     said = ", ".join(f"{name} {value:.3g}" for name, value in held_out.items())
     save_encoder(encoder, run.pretext.trained(), _provenance(run, seconds, held_out))
-    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
+    _clear(run.folder)
     log(f"{encoder}: written after {run.config.iterations} iterations" + (f"; held out: {said}" if said else ""))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a finished run has no use for, and what killed processes left of it."""
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    for name in ("encoder.safetensors", "checkpoint.pt", "log.jsonl"):
+        sweep(folder / name)
 
 
 @torch.no_grad()
