@@ -71,10 +71,7 @@ def _run(
     work = runs / "transfer" / recipe / path.parent.name / f"{path.stem}-{_short(identity)}"
     lock = work.with_name(f"{work.name}.lock")
     if not again and _is_fresh(path, encoder, chosen, read, said=True):
-        if work.exists():  # it was killed when the result was written
-            with alone(lock) as ours:
-                if ours:
-                    shutil.rmtree(work)
+        _clear(work, lock)
         return path
     name = dataset_name(data)  # now: a broken dataset.json is better found before the training than after it
     with locked(lock):
@@ -97,6 +94,14 @@ def _run(
         shutil.rmtree(work)
     log(f"{path}: {TASKS[task].metric} {100 * outcome.metrics[TASKS[task].metric]:.1f}")
     return path
+
+
+def _clear(work: Path, lock: Path) -> None:
+    """Remove what is left of a run that was killed just after it had written its result."""
+    if work.exists():
+        with alone(lock) as ours:
+            if ours:
+                shutil.rmtree(work)
 
 
 def _is_fresh(path: Path, encoder: Source, recipe: Recipe, read: Data, *, said: bool) -> bool:

@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from pretrain.files import Failed, Usage
 from pretrain.randomness import ALONE, Shard
+from pretrain.workers import watch_parent
 
 # Rank 0 decodes data while the others wait for it; ImageNet takes hours.
 PATIENCE = timedelta(hours=24)
@@ -79,6 +80,8 @@ def group(device: torch.device) -> Iterator[tuple[Shard, torch.device]]:
             raise Usage(f"torchrun: LOCAL_RANK={said.local}, but {torch.cuda.device_count()} GPUs here: {REMEDY}")
         device = torch.device("cuda", said.local)
         torch.cuda.set_device(device)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        watch_parent()  # torchrun, whose kill -9 would else leave us at work
     store = _joined(said)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=said.rank, world_size=said.world, timeout=PATIENCE)

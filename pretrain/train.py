@@ -148,13 +148,7 @@ def pretrain(
     Raises Failed when the loss is no longer finite, Usage when the processes cannot share a batch evenly or
     an encoder on the way can no longer be had, and whatever the source and silhouettes raise.
     """
-    if save_at and not config.iterations:
-        raise Usage(f"--save-at {save_at[0]}: nothing is trained here: leave this out, the encoder is the start")
-    if beyond := [n for n in save_at if n > config.iterations]:
-        raise Usage(f"--save-at {beyond[0]}: training ends after {config.iterations} iterations")
-    if config.batch % shard.world:
-        raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
-    checkpoint_seconds()
+    _check(config, shard, save_at)
     source = method_module(config.method).source(folders) if config.batch else None
     with parallel.in_turn(shard):
         data = source.open(runs / "stores") if source else None
@@ -177,18 +171,24 @@ def pretrain(
             solver = optimizer(pretext, rate=config.rate, solver=config.solver)
             network = DistributedDataParallel(pretext, forward_sync_buffers=False) if shard.world > 1 else pretext
             run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver, tuple(save_at))
-            _make(run, encoder)
+            seconds = _train(run)
+            if not shard.rank:
+                _finish(run, encoder, seconds)
         parallel.wait(shard)
     if not shard.rank:
         write_text(runs / "pretrain" / "last", f"{encoder.relative_to(runs)}\n")
     return encoder
 
 
-def _make(run: Run, encoder: Path) -> None:
-    """Train, score, save."""
-    seconds = _train(run)
-    if not run.shard.rank:
-        _finish(run, encoder, seconds)
+def _check(config: Config, shard: Shard, save_at: Sequence[int]) -> None:
+    """Raise Usage, before anything is read, for what cannot be trained so."""
+    if save_at and not config.iterations:
+        raise Usage(f"--save-at {save_at[0]}: nothing is trained here: leave this out, the encoder is the start")
+    if beyond := [n for n in save_at if n > config.iterations]:
+        raise Usage(f"--save-at {beyond[0]}: training ends after {config.iterations} iterations")
+    if config.batch % shard.world:
+        raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
+    checkpoint_seconds()
 
 
 def finished(config: Config, *, folders: Folders, runs: Path) -> Path | None:

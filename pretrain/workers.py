@@ -62,7 +62,12 @@ def die_with(parent: int) -> None:
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     if not asked:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+        watch_parent()
+
+
+def watch_parent() -> None:
+    """The same by looking, now and then: for what some thread of the parent may have started."""
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
 
 
 def _watch(parent: int) -> None:

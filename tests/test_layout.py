@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pretrain", "transfer", "benchmarks")
-# What of pretrain the tasks may use: the encoder, and what every file, bar and seed goes through.
+# What of pretrain the tasks may use: the encoder, and what every file, checkpoint, lock, bar, worker and seed needs.
 ENCODER = ("alexnet", "fillers", "filters", "rescale", "solver", "precision")
-PARTS = (*ENCODER, "files", "pickles", "progress", "randomness")
+PARTS = (*ENCODER, "checkpoints", "files", "locks", "pickles", "progress", "randomness", "workers")
 SHARED = {f"pretrain.{name}" for name in (*PARTS, "Precision")}
 
 
