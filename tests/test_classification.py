@@ -125,6 +125,7 @@ def test_stopped_and_continued_is_the_same(encoder, tiny, tmp_path, monkeypatch)
 
 
 def test_of_a_finished_training_the_test_alone_is_run(encoder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(classification, "PREPARED_ON", 4)
     recipe = dataclasses.replace(SMALL, iterations=2, calibrated=True, trunk_rate=0.3)
     whole = run(encoder, tiny, tmp_path, recipe)
     for name in ("_decode", "_prepare", "_step"):
