@@ -68,7 +68,8 @@ def _number(name: str, *, least: int, most: int) -> int:
 def group(device: torch.device) -> Iterator[tuple[Shard, torch.device]]:
     """Join the processes that torchrun started (alone without it): this one's part, and its device.
 
-    When one fails the others do, too: of them all the first raises what it has to say, the rest SystemExit.
+    When one fails the others do, too: of them all the first raises what it has to say, the rest SystemExit with its
+    code, as torchrun reports the code of whichever it sees end first.
     Raises Usage for torchrun's variables without sense, Failed when the other processes do not come.
     """
     said = place()
@@ -90,10 +91,24 @@ def group(device: torch.device) -> Iterator[tuple[Shard, torch.device]]:
     except BaseException as error:
         # Counted before the group is left, which is how the others learn of it.
         if store.add("failed", 1) > 1:
-            raise SystemExit(getattr(error, "exit_code", 1)) from error
+            raise SystemExit(_first_code(store)) from error
+        store.set("code", str(_code(error)))
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+
+
+def _first_code(store: Any) -> int:
+    """The exit code of the process that failed first; 1 if it, or whoever keeps the store, is gone."""
+    try:
+        store.wait(["code"], timedelta(seconds=5))
+        return int(store.get("code"))
+    except Exception:  # torch's errors of a store that is gone are of several kinds
+        return 1
 
 
 def _joined(said: Place) -> Any:
