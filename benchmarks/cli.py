@@ -1,6 +1,7 @@
 """The `bench` command. stdout carries the answer; progress, logs and errors go to stderr.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 wrong usage, 3 missing data or dependency, 130 interrupted (143 by SIGTERM,
+129 by SIGHUP).
 """
 
 import argparse
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks import streams
 from benchmarks.failures import foreseen, one_line
+from benchmarks.interrupts import exit_code, stoppable
 from benchmarks.options import parser
 from pretrain.files import Failed
 
@@ -22,13 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What the frameworks say of their own imports is not for our users.
     warnings.filterwarnings("ignore", module=r"(torch|mmcv|mmengine|mmseg|detectron2|fvcore)\b")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
+        with stoppable(), contextlib.redirect_stdout(sys.stderr):  # frameworks print; the answer alone is stdout's
             code, answer = options.command(options)
         if answer:
             streams.answer(answer.rstrip("\n"))
         return int(code)
-    except KeyboardInterrupt:
-        return _say("interrupted; the same command goes on from the last checkpoint", 130)
+    except KeyboardInterrupt as error:
+        return _say("interrupted; the same command goes on from the last checkpoint", exit_code(error))
     except ModuleNotFoundError as error:
         return _say(f"{error.name}: not installed: run `make install`; `bench doctor` says what is missing", 3)
     except Exception as error:

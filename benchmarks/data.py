@@ -5,13 +5,9 @@ A tree is DATA/VOCdevkit/VOC2007, DATA/VOCdevkit/VOC2012 and, where its maker ga
 
 import itertools
 import json
-import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -21,10 +17,11 @@ from typing import TypeVar
 import numpy as np
 
 import transfer
-from pretrain.files import Failed, Missing, Usage, write_error, write_text
+from pretrain.files import Failed, Missing, Usage, sweep, temporary_name, write_error, write_text
 from pretrain.listing import data_in, junk, read_text, walk
 from pretrain.progress import log, progress
 from pretrain.randomness import derived
+from pretrain.workers import processes
 from transfer import voc
 from transfer.truth import Example, check_objects
 
@@ -319,16 +316,9 @@ def _attempt(read: Callable[[Path], T], path: Path, problems: list[str]) -> T | 
 
 def _in_processes(work: Callable[[Files], list[str]], jobs: Sequence[Files]) -> list[str]:
     """The lines that `work` finds for each of `jobs`, in their order."""
-    # Workers leave Ctrl-C to us.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            found = progress(pool.map(work, jobs, chunksize=16), "check", total=len(jobs))
-            return list(itertools.chain.from_iterable(found))
-        except BrokenProcessPool as error:
-            raise Failed("check: a worker process was killed (out of memory?): free some and run it again") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with processes("check: a worker") as pool:
+        found = progress(pool.map(work, jobs, chunksize=16), "check", total=len(jobs))
+        return list(itertools.chain.from_iterable(found))
 
 
 # ---- subset ----
@@ -349,7 +339,8 @@ def subset(source: Path, target: Path, *, images: int = 40, seed: int = 0) -> No
     chosen = {devkit / name: choose_year(devkit / name, images, seed) for name in CUT if (devkit / name).is_dir()}
     if not chosen:
         raise Missing(f"{devkit}: neither VOC2007 nor VOC2012 is here: give the folder that holds one of them")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    sweep(target)
+    temporary = temporary_name(target)
     try:
         for year, by_split in chosen.items():
             copy_year(year, temporary / "VOCdevkit" / year.name, by_split)

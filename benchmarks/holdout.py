@@ -1,11 +1,10 @@
 """A VOC tree to choose constants on: what it tests on is held out of the training sets, and no test image is in it."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
-from pretrain.files import Missing, Usage, write_error, write_text
+from pretrain.files import Missing, Usage, sweep, temporary_name, write_error, write_text
 from transfer import voc
 
 EVERY = 4
@@ -32,7 +31,8 @@ def hold_out(source: Path, target: Path, *, every: int = EVERY) -> None:
     years = [name for name in PARTED if (devkit / name).is_dir()]
     if not years:
         raise Missing(f"{devkit}: neither VOC2007 nor VOC2012 is here: give the folder that holds one of them")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    sweep(target)
+    temporary = temporary_name(target)
     try:
         for name in years:
             _part(devkit / name, temporary / "VOCdevkit" / name, every)

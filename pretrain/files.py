@@ -3,10 +3,17 @@
 import errno
 import hashlib
 import os
+import re
+import shutil
+import socket
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+
+NAME_BYTES = 255  # of a file's name, at most, on any file system of today
+OLD_SECONDS = 24 * 3600.0  # nobody writes a temporary file for so long without a byte
 
 
 class Failed(Exception):
@@ -31,12 +38,14 @@ class Missing(Failed):
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` to write; then sync it and rename it into place.
 
-    After a crash `path` holds either its old content or the whole new one. Raises Failed, naming
-    the file, when the disk is full or the folder cannot be written.
+    After a crash `path` holds either its old content or the whole new one, and the temporary of the crashed process
+    is removed by the next that writes `path`. Raises Failed, naming the file, when the disk is full or the folder
+    cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -51,6 +60,57 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # not there, or its folder cannot be written, which has been said
             temporary.unlink()
+
+
+def temporary_name(path: Path, kind: str = "tmp") -> Path:
+    """A hidden sibling of `path` that this process alone may write, to be renamed to `path` when it is whole."""
+    end = f".{_here()}-{os.getpid()}.{kind}"
+    return path.with_name(_start(path.name) + end)
+
+
+def sweep(path: Path) -> None:
+    """Remove the temporaries of `path`, files or folders, whose writer is dead, or that are a day old.
+
+    A process id means something on its own machine only: what another one wrote is left until it is old.
+    """
+    ours = re.compile(re.escape(_start(path.name)) + r"\.(?:([0-9a-f]{8})-)?([0-9]+)\.(?:old\.)?tmp")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            if (found := ours.fullmatch(entry.name)) and _abandoned(entry, found[1], int(found[2])):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        Path(entry.path).unlink()
+
+
+def _start(name: str) -> str:
+    """What a temporary's name begins with: the file's name, or a digest where that would make it too long."""
+    long = len(os.fsencode(name)) > NAME_BYTES - 40
+    return "." + (hashlib.sha256(os.fsencode(name)).hexdigest()[:32] if long else name)
+
+
+@cache
+def _here() -> str:
+    """8 hex digits of this machine since it was started, or of this container: where process ids mean something."""
+    said = [socket.gethostname()]
+    with suppress(OSError):
+        said += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
+
+
+def _abandoned(entry: "os.DirEntry[str]", machine: str | None, process: int) -> bool:
+    if machine == _here():
+        try:
+            os.kill(process, 0)
+        except (ProcessLookupError, OverflowError):
+            return True
+        except OSError:  # it is another user's
+            return False
+        return False
+    with suppress(OSError):
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD_SECONDS
+    return False
 
 
 FREE_SPACE = "free some space and run the same command again; finished work is kept"
@@ -89,55 +149,3 @@ def digest(root: Path, paths: Iterable[Path]) -> str:
     for path in sorted(paths):
         total.update(f"{path.relative_to(root).as_posix()} {sha256(path)}\n".encode())
     return total.hexdigest()
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, strings, and containers of them) to `path`, atomically."""
-    import torch  # here, so that `bench doctor` and --help work without it and start at once
-
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """What save_checkpoint wrote at `path`, on the CPU, or None when there is no such file.
-
-    Raises Failed when the file is damaged. No pickle is executed (weights_only).
-    """
-    import torch
-
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise Failed(f"{path}: damaged checkpoint: delete it to start this run over") from error
-    return state
-
-
-@contextmanager
-def restoring(path: Path) -> Iterator[None]:
-    """Say of a state that does not fit that the checkpoint at `path` is not one of what is built here: Failed."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise Failed(f"{path}: not a checkpoint of this network: delete it to start this run over") from error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold `path` alone, waiting for whoever holds it. The system lets go of it when the process dies."""
-    import fcntl
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise write_error(path, error) from error
-    with file:
-        try:
-            # lockf, not flock: forked workers inherit that one, and would keep it when we are killed.
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        except OSError as error:  # a file system without locks
-            raise lock_error(path, error) from error
-        yield

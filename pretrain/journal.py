@@ -10,12 +10,13 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from pretrain.files import write_error, write_text
+from pretrain.progress import log
 
 
 class Journal:
     """The log in a run's folder; with `writes` False it only counts (one of several processes writes).
 
-    Lines after `start` (written before a crash, after the last checkpoint) are dropped.
+    Lines after `start` (written before a crash, after the last checkpoint) are dropped, and torn ones.
     """
 
     def __init__(self, folder: Path, *, start: int, writes: bool = True) -> None:
@@ -23,9 +24,7 @@ class Journal:
         self.waited, self.since, self.iteration = 0.0, time.monotonic(), start
         if not writes:
             return
-        old = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in old if line.endswith("}") and json.loads(line)["iteration"] <= start]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        write_text(self.path, "".join(f"{line}\n" for line in _kept(self.path, start)))
         with self._writing():
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
@@ -70,3 +69,25 @@ class Journal:
                 file.write(json.dumps(record) + "\n")
             for name in ("loss", "images_per_second", "waiting_share"):
                 self.board.add_scalar(name, record[name], iteration)
+
+
+def _kept(path: Path, start: int) -> list[str]:
+    """The lines of a log up to iteration `start`; those that are torn or not a log's are left out, which is said."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    except OSError as error:
+        raise write_error(path, error) from error
+    numbers = [_iteration(line) for line in lines]
+    if damaged := sum(number is None and bool(line) for line, number in zip(lines, numbers, strict=True)):
+        log(f"{path}: {damaged} damaged lines left out")
+    return [line for line, number in zip(lines, numbers, strict=True) if number is not None and number <= start]
+
+
+def _iteration(line: str) -> int | None:
+    """The iteration that a line of a log is of, None where it is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    number = record.get("iteration") if isinstance(record, dict) else None
+    return number if type(number) is int and number >= 0 else None

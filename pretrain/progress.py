@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TypeVar
 
@@ -61,21 +61,3 @@ def progress(items: Iterable[T], name: str, *, total: int) -> Iterator[T]:
         for item in items:
             yield item
             shown.step()
-
-
-def checkpoint_due(*, seconds: float | None = None) -> Callable[[], bool]:
-    """A function that says True when `seconds` ($BENCH_CHECKPOINT_SECONDS, or 60) have passed since it last did.
-
-    When a checkpoint is written does not change any number, so it may follow the clock.
-    """
-    every = float(os.environ.get("BENCH_CHECKPOINT_SECONDS", "60")) if seconds is None else seconds
-    last = time.monotonic()
-
-    def due() -> bool:
-        nonlocal last
-        if time.monotonic() - last < every:
-            return False
-        last = time.monotonic()
-        return True
-
-    return due

@@ -7,11 +7,8 @@ that the other two are whole.
 import json
 import math
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -24,9 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from pretrain import Dataset
-from pretrain.files import Failed, Missing, atomic, locked, write_text
+from pretrain.files import Missing, atomic, write_text
 from pretrain.listing import printable
+from pretrain.locks import locked
 from pretrain.progress import log, progress
+from pretrain.workers import processes
 
 AHEAD = 1024  # files decoded ahead of the disk at most: 200 MB of stills
 VERSION = 3  # 2: 16-bit grey was clipped, alpha ignored; stores were known by names, sizes and times alone
@@ -215,17 +214,10 @@ def _report(skipped: Sequence[tuple[Path, str]], files: int) -> None:
 
 def _decoded(paths: Sequence[Path], decode: Decode) -> Iterator[list[bytes] | str]:
     """What `decode` gives for each path, in order, from all cores."""
-    # Workers leave Ctrl-C to us.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            chunk = max(1, min(16, len(paths) // (4 * (os.cpu_count() or 1))))
-            for first in range(0, len(paths), AHEAD):
-                yield from pool.map(decode, paths[first : first + AHEAD], chunksize=chunk)
-        except BrokenProcessPool as error:
-            raise Failed(f"{paths[0].parent}: a decoding process was killed (out of memory?): run it again") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with processes(f"{paths[0].parent}: a decoding") as pool:
+        chunk = max(1, min(16, len(paths) // (4 * (os.cpu_count() or 1))))
+        for first in range(0, len(paths), AHEAD):
+            yield from pool.map(decode, paths[first : first + AHEAD], chunksize=chunk)
 
 
 def centre_square(image: Image.Image, side: int) -> bytes:

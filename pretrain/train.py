@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +18,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pretrain import ADAM, Dataset, Folders, Precision, Solver, method_module, parallel, provenance
 from pretrain.alexnet import AlexNet, mean_rgb, read_encoder, save_encoder
-from pretrain.files import Failed, Usage, atomic, load_checkpoint, restoring, save_checkpoint, write_text
+from pretrain.checkpoints import (
+    checkpoint_due,
+    checkpoint_seconds,
+    finite,
+    load_checkpoint,
+    restore,
+    restoring,
+    save_checkpoint,
+)
+from pretrain.files import Failed, Usage, atomic, sweep, write_text
 from pretrain.images import batches, held_out_batches
 from pretrain.journal import Journal
 from pretrain.layers import layer_statistics
+from pretrain.locks import locked
 from pretrain.masks import silhouettes
 from pretrain.precision import autocast
 from pretrain.pretext import Loss
-from pretrain.progress import Progress, checkpoint_due, log
+from pretrain.progress import Progress, log
 from pretrain.randomness import ALONE, Draw, Shard, generator, reseed
 from pretrain.solver import optimizer, schedule
 from pretrain.store import Source
@@ -133,15 +144,11 @@ def pretrain(
     goes on where it was stopped, or returns at once what is finished. `shard`: which of the processes
     that share the run this is; all of them call it. After each iteration of `save_at` (0: before the
     first) the encoder is saved on the way, as encoder-<iteration>.safetensors, with the state of its layers.
+    The folder is locked meanwhile: of two such calls one waits, and finds the encoder of the other.
     Raises Failed when the loss is no longer finite, Usage when the processes cannot share a batch evenly or
     an encoder on the way can no longer be had, and whatever the source and silhouettes raise.
     """
-    if save_at and not config.iterations:
-        raise Usage(f"--save-at {save_at[0]}: nothing is trained here: leave this out, the encoder is the start")
-    if beyond := [n for n in save_at if n > config.iterations]:
-        raise Usage(f"--save-at {beyond[0]}: training ends after {config.iterations} iterations")
-    if config.batch % shard.world:
-        raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
+    _check(config, shard, save_at)
     source = method_module(config.method).source(folders) if config.batch else None
     with parallel.in_turn(shard):
         data = source.open(runs / "stores") if source else None
@@ -150,24 +157,38 @@ def pretrain(
     cut, shapes = _shapes(config, folders)
     folder = _folder(config, data, shapes, runs)
     encoder = folder / "encoder.safetensors"
-    if encoder.is_file():
-        read_encoder(encoder)
-        _check_saved(folder, save_at, config.iterations)
-        log(f"{encoder}: already trained")
-    else:
-        reseed(config.seed, "initialisation")
-        built = method_module(config.method).build(data, mask=config.mask, loss=config.loss, shapes=cut)
-        pretext: Any = built.to(device)
-        solver = optimizer(pretext, rate=config.rate, solver=config.solver)
-        network = DistributedDataParallel(pretext, forward_sync_buffers=False) if shard.world > 1 else pretext
-        run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver, tuple(save_at))
-        seconds = _train(run)
-        if not shard.rank:
-            _finish(run, encoder, seconds)
-    parallel.wait(shard)
+    with nullcontext() if shard.rank else locked(folder.with_name(f"{folder.name}.lock")):
+        if parallel.first_says(encoder.is_file(), shard, device):
+            if not shard.rank:
+                read_encoder(encoder)
+                _check_saved(folder, save_at, config.iterations)
+                _clear(folder)
+                log(f"{encoder}: already trained")
+        else:
+            reseed(config.seed, "initialisation")
+            built = method_module(config.method).build(data, mask=config.mask, loss=config.loss, shapes=cut)
+            pretext: Any = built.to(device)
+            solver = optimizer(pretext, rate=config.rate, solver=config.solver)
+            network = DistributedDataParallel(pretext, forward_sync_buffers=False) if shard.world > 1 else pretext
+            run = Run(config, source, data, shapes, folder, device, shard, pretext, network, solver, tuple(save_at))
+            seconds = _train(run)
+            if not shard.rank:
+                _finish(run, encoder, seconds)
+        parallel.wait(shard)
     if not shard.rank:
         write_text(runs / "pretrain" / "last", f"{encoder.relative_to(runs)}\n")
     return encoder
+
+
+def _check(config: Config, shard: Shard, save_at: Sequence[int]) -> None:
+    """Raise Usage, before anything is read, for what cannot be trained so."""
+    if save_at and not config.iterations:
+        raise Usage(f"--save-at {save_at[0]}: nothing is trained here: leave this out, the encoder is the start")
+    if beyond := [n for n in save_at if n > config.iterations]:
+        raise Usage(f"--save-at {beyond[0]}: training ends after {config.iterations} iterations")
+    if config.batch % shard.world:
+        raise Usage(f"--batch {config.batch}: not divisible among {shard.world} processes")
+    checkpoint_seconds()
 
 
 def finished(config: Config, *, folders: Folders, runs: Path) -> Path | None:
@@ -221,6 +242,8 @@ def _train(run: Run) -> float:
         start, seconds = _restore(run, saved)
         log(f"{run.folder}: going on from iteration {start}")
         _check_saved(run.folder, run.save_at, start)
+    if parallel.first_says(start, run.shard, run.device) != start:
+        raise Failed(f"{run.folder}: not every process finds its checkpoint: give --runs on a disk that all share")
     journal = Journal(run.folder, start=start, writes=not run.shard.rank)
     began, due = time.monotonic() - seconds, checkpoint_due()
     stream = batches(run.data, batch=config.batch, seed=config.seed, start=start, stop=config.iterations,
@@ -280,8 +303,15 @@ def _finish(run: Run, encoder: Path, seconds: float) -> None:
     held_out = _held_out(run)
     said = ", ".join(f"{name} {value:.3g}" for name, value in held_out.items())
     save_encoder(encoder, run.pretext.trained(), _provenance(run, seconds, held_out))
-    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
+    _clear(run.folder)
     log(f"{encoder}: written after {run.config.iterations} iterations" + (f"; held out: {said}" if said else ""))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a finished run has no use for, and what killed processes left of it."""
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    for name in ("encoder.safetensors", "checkpoint.pt", "log.jsonl"):
+        sweep(folder / name)
 
 
 @torch.no_grad()
@@ -356,10 +386,11 @@ def _checkpoint(run: Run, iteration: int, seconds: float) -> None:
 
 def _restore(run: Run, saved: dict[str, Any]) -> tuple[int, float]:
     """Put what _checkpoint saved in its place; return its iteration and seconds."""
-    with restoring(run.folder / "checkpoint.pt"):
-        run.pretext.load_state_dict(saved["pretext"])
-        run.optimizer.load_state_dict(saved["optimizer"])
-    return saved["iteration"], saved["seconds"]
+    path, most = run.folder / "checkpoint.pt", run.config.iterations
+    with restoring(path):
+        seconds = finite(saved, "seconds", least=0.0)
+    pretext = "pretext", run.pretext
+    return restore(path, saved, network=pretext, optimizer=run.optimizer, count="iteration", most=most), seconds
 
 
 @torch.no_grad()

@@ -124,6 +124,15 @@ def test_stopped_and_continued_is_the_same(encoder, tiny, tmp_path, monkeypatch)
     assert run(encoder, tiny, tmp_path / "other", seed=1).metrics != whole.metrics
 
 
+def test_of_a_finished_training_the_test_alone_is_run(encoder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(classification, "PREPARED_ON", 4)
+    recipe = dataclasses.replace(SMALL, iterations=2, calibrated=True, trunk_rate=0.3)
+    whole = run(encoder, tiny, tmp_path, recipe)
+    for name in ("_decode", "_prepare", "_step"):
+        monkeypatch.setattr(classification, name, lambda *_, **__: pytest.fail("trained again"))
+    assert run(encoder, tiny, tmp_path, recipe) == whole
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(encoder, tiny, tmp_path):
     with pytest.raises(Failed, match=r"loss is (nan|inf) at iteration \d"):
         run(encoder, tiny, tmp_path, dataclasses.replace(SMALL, rate=1e30, clip=1e30, iterations=20))

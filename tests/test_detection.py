@@ -450,6 +450,16 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(
     assert shown.out == ""
 
 
+def test_of_a_finished_training_the_test_alone_is_run(
+    devkit: Path, score: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(SHRUNK, iterations=1, conditioned=True, trunk_rate=0.3)
+    whole = score(devkit, recipe)
+    for name in ("prepare", "batch"):
+        monkeypatch.setattr(detection, name, lambda *_, **__: pytest.fail("trained again"))
+    assert score(devkit, recipe) == whole
+
+
 def test_a_split_of_one_image(tmp_path: Path, score: Callable[..., Any]) -> None:
     devkit = make_devkit(tmp_path, train=1)
     outcome = score(devkit, dataclasses.replace(SHRUNK, iterations=2))

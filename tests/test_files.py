@@ -16,19 +16,18 @@ import pytest
 import torch
 
 from pretrain import provenance
+from pretrain.checkpoints import checkpoint_due, load_checkpoint, save_checkpoint
 from pretrain.files import (
     Failed,
     Missing,
     Usage,
     atomic,
     digest,
-    load_checkpoint,
-    locked,
-    save_checkpoint,
     sha256,
     write_text,
 )
-from pretrain.progress import Progress, checkpoint_due, log, progress
+from pretrain.locks import locked
+from pretrain.progress import Progress, log, progress
 from pretrain.randomness import ALONE, Draw, Shard, derived, generator, reseed, shuffled
 
 
@@ -173,7 +172,7 @@ def test_damaged_checkpoints_are_named_and_never_executed(tmp_path: Path, kind: 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from pretrain.files import locked
+from pretrain.locks import locked
 print("here", flush=True)
 with locked(Path(sys.argv[1])):
     worker = os.fork() if sys.argv[2] == "worker" else 1

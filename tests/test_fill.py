@@ -120,7 +120,7 @@ def test_what_a_job_says_it_made_is_looked_for_again(grid, monkeypatch, capfd):
 HOLD = """
 import sys, time
 from pathlib import Path
-from benchmarks.grid.attempt import alone
+from pretrain.locks import alone
 with alone(Path(sys.argv[1])) as ours:
     print(ours, flush=True)
     time.sleep(60)

@@ -11,9 +11,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pretrain", "transfer", "benchmarks")
-# What of pretrain the tasks may use: the encoder, and what every file, bar and seed goes through.
+# What of pretrain the tasks may use: the encoder, and what every file, checkpoint, lock, bar, worker and seed needs.
 ENCODER = ("alexnet", "fillers", "filters", "rescale", "solver", "precision")
-PARTS = (*ENCODER, "checkpoints", "contents", "files", "listing", "locks", "npy", "pickles", "progress", "randomness", "workers")
+PARTS = (
+    *ENCODER,
+    "checkpoints",
+    "contents",
+    "files",
+    "listing",
+    "locks",
+    "npy",
+    "pickles",
+    "progress",
+    "randomness",
+    "workers",
+)
 SHARED = {f"pretrain.{name}" for name in (*PARTS, "Precision")}
 
 

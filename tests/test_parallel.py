@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 
 from benchmarks import cli, commands
 from benchmarks.embedded.tiny import Counts, make_tiny
-from pretrain import Folders, Solver, method_module
+from pretrain import Folders, Solver, method_module, parallel
 from pretrain import train as loop
 from pretrain.alexnet import read_encoder
 from pretrain.context import ContextEncoder
-from pretrain.parallel import gathered, group, total
+from pretrain.files import Failed, Usage
+from pretrain.parallel import gathered, group, place, total
 from pretrain.pretext import Loss
 from pretrain.randomness import ALONE, Draw, Shard
 from pretrain.relative import BatchNorm
@@ -328,8 +330,58 @@ def test_data_that_one_process_cannot_use_ends_all(images: Path, tmp_path: Path)
     (said,) = ended.lines()
     assert said.startswith("bench: images: not one of 1 files can be used")
     assert said in ended.err[1]
-    assert not (tmp_path / "0" / "runs" / "pretrain").exists()
+    assert not [path for path in (tmp_path / "0" / "runs" / "pretrain").glob("*") if path.is_dir()]
     assert ended.out == ["", ""]
+
+
+THERE = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+SENSELESS = {
+    "RANK": ["", "x", "2", "-1", "1.0", "²", "9" * 5000],
+    "WORLD_SIZE": ["", "x", "0", "-2", "9" * 30],
+    "MASTER_PORT": ["", "x", "0", "65536"],
+    "MASTER_ADDR": [""],
+    "LOCAL_RANK": ["x", "-1", "2"],
+}
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set torchrun's variables."""
+
+    def write(**changes: str) -> None:
+        for name, value in (THERE | changes).items():
+            monkeypatch.setenv(name, value)
+
+    return write
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in SENSELESS.items() for value in values])
+def test_variables_without_sense_are_refused(name: str, value: str, variables: Callable[..., None]) -> None:
+    variables(**{name: value})
+    with pytest.raises(Usage, match=f"^torchrun: .*{name}") as caught:
+        place()
+    assert len(str(caught.value)) < 200
+
+
+def test_without_torchrun_a_process_is_alone(variables: Callable[..., None]) -> None:
+    """Whatever else of its variables a cluster sets."""
+    variables(RANK="", WORLD_SIZE="")
+    assert place() is None
+    with group(CPU) as joined:
+        assert joined == (ALONE, CPU)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_partners_that_do_not_come_are_not_waited_for(
+    rank: str, variables: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parallel, "JOIN_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    variables(RANK=rank, MASTER_PORT=str(port))
+    with pytest.raises(Failed, match=rf"^torchrun: .* \(RANK={rank} WORLD_SIZE=2 .*={port}\): start all"):
+        group(CPU).__enter__()
+    assert capfd.readouterr().err == ""
 
 
 if __name__ == "__main__":

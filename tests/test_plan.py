@@ -1,6 +1,8 @@
 """A grid's plan: what it may say, and that each error names its line."""
 
 import dataclasses
+import itertools
+import os
 import re
 
 import pytest
@@ -226,6 +228,51 @@ def test_the_exit_codes_of_a_plan_that_is_refused(here, capsys):
     assert cli.main(["run", "right.yaml", "--device", "abacus", "--dry-run"]) == 2
     assert capsys.readouterr().err == "bench: --device abacus: no such device: use cpu or cuda\n"
     assert not (here / "runs").exists(), "something was started"
+
+
+ENDLESS = {
+    "a list of lists of lists": ("a: &a [x, x, x, x, x, x, x, x, x]\n", "unfolds to more than 100000 values"),
+    "what holds itself": ("methods: &m {random: *m}\nrecipe: tiny\n", "unfolds to more than 100000 values"),
+    "huge": ("recipe: tiny\n" * 20_000, "larger than 100000 bytes"),
+    "deep": ("[" * 20_000, "nested too deep"),
+    "no character": ('recipe: "\\UFFFFFFFF"\n', "not YAML"),
+    "no text": ("recipe: \udcff\n", "not YAML"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), ENDLESS.values(), ids=ENDLESS)
+def test_a_plan_that_unfolds_without_end_is_refused(text, said, here, capsys):
+    if text.startswith("a:"):
+        for one, other in itertools.pairwise("abcdefgh"):
+            text += f"{other}: &{other} [{', '.join(['*' + one] * 9)}]\n"
+    (here / "plan.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    assert cli.main(["run", "plan.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("bench: plan.yaml: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_plan_that_is_no_file_is_not_waited_for(here, capsys):
+    os.mkfifo(here / "pipe")
+    for name in ("pipe", "/dev/zero"):
+        assert cli.main(["run", name]) == 2
+        assert capsys.readouterr().err.startswith(f"bench: {name}: not a regular file: give a YAML file")
+    assert cli.main(["run", "x" * 300]) == 3
+    assert "cannot be read (File name too long)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ['"a\\0b"', '"\\uD800"', "/".join(["a" * 200] * 30), "a" * 256])
+def test_names_that_no_file_has_are_refused(name, here, capsys):
+    (here / "plan.yaml").write_text(f"recipe: tiny\ndata: {name}\nmethods: {{random: }}\n")
+    assert cli.main(["run", "plan.yaml"]) == 2
+    assert re.match(r"bench: plan\.yaml:2: data: .*a name .*no file has\n$", capsys.readouterr().err)
+
+
+def test_a_plan_may_be_in_utf_16(here, capsys):
+    (here / "plan.yaml").write_text("recipe: tiny\nmethods: {rando: }\n", encoding="utf-16")
+    assert cli.main(["run", "plan.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("bench: plan.yaml:2: methods.rando: no method of this name")
 
 
 def test_where_the_data_is_looked_for(plan, tiny, monkeypatch, tmp_path):

@@ -16,7 +16,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from pretrain.alexnet import AlexNet, Encoder, read_encoder, save_encoder
-from pretrain.files import Failed, Missing, load_checkpoint
+from pretrain.checkpoints import load_checkpoint
+from pretrain.files import Failed, Missing
 from transfer import segmentation, voc
 from transfer.fcn import Recipe, build_model, crop_offset
 from transfer.iu import LABELS, histogram, scores
@@ -137,6 +138,16 @@ def test_interrupted_run_ends_with_the_same_numbers(
     assert images == [0, 1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
     assert outcome == undisturbed
     assert all(torch.equal(model[name], tensor) for name, tensor in expected.items())
+
+
+def test_of_a_finished_training_the_test_alone_is_run(
+    encoder: Encoder, devkit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(SHRUNK, iterations=2, prepared=True, trunk_rate=0.3, score_every=1)
+    whole = evaluate(encoder, recipe, devkit, seed=0, work=tmp_path / "work", device=CPU)
+    for owner, name in ((segmentation, "fitted"), (segmentation.Runner, "train")):
+        monkeypatch.setattr(owner, name, lambda *_, **__: pytest.fail("trained again"))
+    assert evaluate(encoder, recipe, devkit, seed=0, work=tmp_path / "work", device=CPU) == whole
 
 
 def test_the_best_score_on_the_way_is_an_extra(

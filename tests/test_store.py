@@ -394,7 +394,7 @@ def test_stored_is_what_was_built_in_the_same_way_from_the_same_files(tmp_path: 
 
 def test_a_killed_decoder_is_told(tmp_path: Path) -> None:
     files = tell(tmp_path / "files", "1 1", "1 2")
-    with pytest.raises(Failed, match=r"a decoding process was killed \(out of memory\?\): run it again") as caught:
+    with pytest.raises(Failed, match=r"a decoding process was killed \(out of memory\?\): free some memory") as caught:
         build_store(files, tmp_path / "stores", side=2, how="told", decode=deadly)
     one_line(caught, tmp_path / "files")
     assert state(tmp_path / "stores") == {}

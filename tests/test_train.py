@@ -822,7 +822,9 @@ def test_a_damaged_checkpoint_is_named(images: Path, tmp_path: Path) -> None:
         torch.save(state | {"iteration": 1}, path)
         with pytest.raises(Failed) as caught:
             train(SHORT, images, tmp_path)
-        assert str(caught.value).startswith(f"{path}: not a checkpoint of this network: delete it")
+        assert str(caught.value).startswith(f"{path}: not a checkpoint of this network")
+        assert str(caught.value).endswith("delete it to start this run over")
+        assert "\n" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
 

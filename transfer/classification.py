@@ -6,7 +6,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
-from pretrain.files import Failed, digest, load_checkpoint, restoring, save_checkpoint
+from pretrain.checkpoints import checkpoint_due, ended, load_checkpoint, restore, save_checkpoint
+from pretrain.files import Failed, digest
 from pretrain.fillers import filled
 from pretrain.precision import autocast, widened
-from pretrain.progress import Progress, checkpoint_due, progress
+from pretrain.progress import Progress, progress
 from pretrain.randomness import generator, reseed, shuffled
 from pretrain.solver import parameter_groups, set_rates
+from pretrain.workers import threads
 from transfer import ADDED, Data, Outcome, voc
 from transfer import Recipe as BaseRecipe
 from transfer.divergence import REMEDY, check_finite
@@ -171,7 +172,12 @@ def build(encoder: Encoder, recipe: Recipe, *, seed: int, device: torch.device) 
 
 
 def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: Path) -> None:
-    """Fine-tune in place, from the checkpoint in `work` if there is one."""
+    """Fine-tune in place, from the checkpoint in `work` if there is one; one of the end needs no training image."""
+    path = work / "checkpoint.pt"
+    saved = load_checkpoint(path)
+    if saved and ended(saved, "iteration", most=recipe.iterations):
+        _restore(path, saved, model, None, recipe)
+        return
     images, labels = _decode(split), torch.from_numpy(split.labels)
     groups = parameter_groups(
         model, rate=recipe.rate, decay=recipe.decay, bias_rate=recipe.bias_rate, bias_decay=recipe.bias_decay,
@@ -179,7 +185,7 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
     )  # fmt: skip
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
-    start, due = _resume(model, optimizer, work), checkpoint_due()
+    start, due = _restore(path, saved, model, optimizer, recipe) if saved else 0, checkpoint_due()
     device = next(model.parameters()).device
     model.train()
     with Progress("classification: train", total=recipe.iterations, start=start) as shown:
@@ -195,7 +201,7 @@ def _train(model: Classifier, split: Split, recipe: Recipe, *, seed: int, work: 
                 check_finite(model, task="classification")
             if due() or iteration + 1 == recipe.iterations:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-                save_checkpoint(work / "checkpoint.pt", state | {"iteration": iteration + 1})
+                save_checkpoint(path, state | {"iteration": iteration + 1})
             shown.step(f"loss {loss:.3f}")
 
 
@@ -212,15 +218,13 @@ def _prepare(model: Classifier, images: Sequence[Tensor], recipe: Recipe, *, see
     return trunk_rates(model.trunk, top, times=recipe.trunk_rate, prefix="trunk.", seed=seed)
 
 
-def _resume(model: Classifier, optimizer: torch.optim.Optimizer, work: Path) -> int:
-    """Load the checkpoint in `work`, if any; the iterations it has behind it."""
-    saved = load_checkpoint(work / "checkpoint.pt")
-    if saved is None:
-        return 0
-    with restoring(work / "checkpoint.pt"):
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-    return int(saved["iteration"])
+def _restore(
+    path: Path, saved: dict[str, Any], model: Classifier, optimizer: torch.optim.Optimizer | None, recipe: Recipe
+) -> int:
+    """Load a checkpoint; the iterations it has behind it."""
+    return restore(
+        path, saved, network=("model", model), optimizer=optimizer, count="iteration", most=recipe.iterations
+    )
 
 
 def _step(model: Classifier, optimizer: torch.optim.Optimizer, crops: Tensor, labels: Tensor, recipe: Recipe) -> float:
@@ -235,7 +239,7 @@ def _step(model: Classifier, optimizer: torch.optim.Optimizer, crops: Tensor, la
 
 def _decode(split: Split) -> list[Tensor]:
     """All images, decoded once, 3×H×W uint8."""
-    with ThreadPoolExecutor() as pool:
+    with threads() as pool:
         count = range(len(split.ids))
         return list(progress(pool.map(split.image, count), "classification: decode", total=len(count)))
 
@@ -281,7 +285,7 @@ def _score(model: Classifier, split: Split, recipe: Recipe, *, seed: int) -> Ten
     """images×crops×20: the score of every crop of every test image."""
     model.eval()
     device, count, rows = next(model.parameters()).device, len(split.ids), []
-    with ThreadPoolExecutor(2) as pool:
+    with threads(2) as pool:
         images = pool.map(split.image, range(count))
         for index, image in enumerate(progress(images, "classification: test", total=count)):
             crops = random_crops([image.to(device)] * recipe.crops, recipe, generator(seed, "test", index))

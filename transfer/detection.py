@@ -4,7 +4,6 @@ protocols 5.1 (FR is rbgirshick/fast-rcnn) and 5.2.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretrain.alexnet import Encoder, load_encoder
-from pretrain.files import Failed, digest, load_checkpoint, restoring, save_checkpoint
-from pretrain.progress import Progress, checkpoint_due, log, progress
+from pretrain.checkpoints import checkpoint_due, ended, load_checkpoint, made_by, restore, save_checkpoint
+from pretrain.files import Failed, digest
+from pretrain.progress import Progress, log, progress
 from pretrain.randomness import derived, generator, reseed, shuffled
 from pretrain.solver import parameter_groups, set_rates
+from pretrain.workers import threads
 from transfer import Data, Outcome, voc
 from transfer.detections import (
     Detections,
@@ -159,6 +160,11 @@ def batch(train: Sequence[Example], recipe: Recipe, *, seed: int, iteration: int
 
 def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work: Path, run: str) -> None:
     """Train `model`, continuing from the checkpoint of `run` in `work`; the next images are read meanwhile."""
+    path = work / "checkpoint.pt"
+    saved = resumed(path, run)
+    if saved and ended(saved, "done", most=recipe.iterations):  # nothing but the test is left
+        restore(path, saved, network=("model", model), optimizer=None, count="done", most=recipe.iterations)
+        return
     own = None
     if recipe.conditioned:
         seen = train[:: max(1, len(train) // PREPARED_ON)]
@@ -167,10 +173,12 @@ def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work
     groups = parameter_groups(model, rate=recipe.rate, decay=recipe.decay, own=own)
     optimizer = torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum)
     rates = [group["lr"] for group in optimizer.param_groups]
-    path, due = work / "checkpoint.pt", checkpoint_due()
-    start = resume(model, optimizer, path, run)
+    due, start = checkpoint_due(), 0
+    if saved:
+        most = recipe.iterations
+        start = restore(path, saved, network=("model", model), optimizer=optimizer, count="done", most=most)
     model.train()
-    with Progress("detection: train", total=recipe.iterations, start=start) as shown, ThreadPoolExecutor(1) as reader:
+    with Progress("detection: train", total=recipe.iterations, start=start) as shown, threads(1) as reader:
         ahead = reader.submit(batch, train, recipe, seed=seed, iteration=start)
         for i in range(start, recipe.iterations):
             inputs, ahead = ahead.result(), reader.submit(batch, train, recipe, seed=seed, iteration=i + 1)
@@ -191,18 +199,13 @@ def fit(model: Any, train: Sequence[Example], recipe: Recipe, *, seed: int, work
                 save_checkpoint(path, {"run": run, "done": i + 1, **state})
 
 
-def resume(model: Any, optimizer: torch.optim.Optimizer, path: Path, run: str) -> int:
-    """Load the checkpoint of this very run, if there is one; the number of iterations done."""
+def resumed(path: Path, run: str) -> dict[str, Any] | None:
+    """The checkpoint of this very run, if there is one."""
     state = load_checkpoint(path)
-    if state is None:
-        return 0
-    if state["run"] != run:
+    if state is not None and not made_by(state, "run", run):
         log(f"{path}: of another run (encoder, recipe or seed): starting over")
-        return 0
-    with restoring(path):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    return int(state["done"])
+        return None
+    return state
 
 
 @torch.no_grad()

@@ -25,8 +25,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import transfer
 from pretrain.alexnet import CAFFENET, Architecture, Encoder, load_encoder
-from pretrain.files import Failed, Missing, digest, load_checkpoint, restoring, save_checkpoint
-from pretrain.progress import Progress, checkpoint_due, log
+from pretrain.checkpoints import (
+    Unfit,
+    checkpoint_due,
+    ended,
+    finite,
+    load_checkpoint,
+    made_by,
+    restore,
+    restoring,
+    save_checkpoint,
+)
+from pretrain.files import Failed, Missing, digest
+from pretrain.progress import Progress, log
 from pretrain.randomness import derived, generator, reseed
 from transfer import Data, Outcome, voc
 from transfer.divergence import REMEDY, check_finite
@@ -261,19 +272,24 @@ def fitted(model: Any, images: Images, recipe: Recipe, *, seed: int) -> dict[str
     return trunk_rates(backbone.trunk, top, times=recipe.trunk_rate, prefix="backbone.trunk.", seed=seed)
 
 
-def restore(runner: Runner, path: Path, *, identity: str) -> tuple[int, dict[int, float]]:
-    """Continue from the checkpoint at `path` if it is this run's; the number of images done, the scores so far."""
+def resumed(path: Path, *, identity: str) -> dict[str, Any] | None:
+    """The checkpoint at `path` if it is this run's."""
     state = load_checkpoint(path)
-    if state is None:
-        return 0, {}
-    if state["identity"] != identity:
+    if state is not None and not made_by(state, "identity", identity):
         log(f"{path}: of another run: starting over")
-        return 0, {}
+        return None
+    return state
+
+
+def seen(path: Path, state: dict[str, Any], recipe: Recipe) -> dict[int, float]:
+    """A checkpoint's scores on the way: iteration → mean IU. Raises Failed unless that is what they are."""
     with restoring(path):
-        runner.model.load_state_dict(state["model"])
-        runner.optim_wrapper.load_state_dict(state["optimizer"])
-    runner.train_loop._iter = state["images"]
-    return int(state["images"]), state["history"]
+        history = state["history"]
+        if state["images"] % recipe.accumulate:
+            raise Unfit("it is in the middle of an update")
+        if not isinstance(history, dict) or any(type(n) is not int or n > recipe.iterations for n in history):
+            raise Unfit("its history has other iterations")
+        return {n: finite(history, n) for n in history}
 
 
 def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Outcome:
@@ -287,17 +303,24 @@ def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work:
         runner = build_runner(recipe, devkit, seed=seed, work=work, device=device, architecture=encoder.architecture)
         receipt = load_encoder(runner.model.backbone.trunk, encoder)
         path, identity = work / "checkpoint.pt", f"{recipe.sha256} {encoder.sha256} {seed}"
-        if recipe.prepared:
+        saved, most = resumed(path, identity=identity), recipe.iterations * recipe.accumulate
+        finished = ended(saved, "images", most=most)  # nothing but the test is left
+        if recipe.prepared and not finished:
             images = Images(examples(recipe, devkit, part=TRAIN), side=recipe.side, part=TRAIN)
             own = fitted(runner.model, images, recipe, seed=seed)
             runner.optim_wrapper.optimizer = optimizer(runner.model, recipe, own=own)
-        done, history = restore(runner, path, identity=identity)
-        total = recipe.iterations
+        done, history, total = 0, dict[int, float](), recipe.iterations
+        if saved:
+            inner = None if finished else runner.optim_wrapper.optimizer
+            done = restore(path, saved, network=("model", runner.model), optimizer=inner, count="images", most=most)
+            history = seen(path, saved, recipe)
         with Progress("segmentation: train", total=total, start=done // recipe.accumulate) as progress:
             step = Step(recipe, seed=seed, path=path, identity=identity, progress=progress)
             step.history |= history
-            runner.register_hook(step)
-            runner.train()
+            if not finished:
+                runner.train_loop._iter = done
+                runner.register_hook(step)
+                runner.train()
         metrics = runner.test()
     tables = runner.test_evaluator.metrics[0].tables
     if recipe.score_every:

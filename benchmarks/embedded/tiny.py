@@ -15,12 +15,8 @@ scene is in two parts.
 
 import itertools
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,9 +31,11 @@ from PIL import Image
 
 from benchmarks.embedded import videos
 from benchmarks.embedded.scenes import Object, Scene, scene
-from pretrain.files import Failed, Usage, write_error, write_text
+from pretrain.files import Usage, sweep, temporary_name, write_error, write_text
+from pretrain.locks import locked
 from pretrain.progress import progress
 from pretrain.randomness import derived
+from pretrain.workers import processes
 from transfer import voc
 
 Given = TypeVar("Given")
@@ -101,12 +99,28 @@ def make_tiny(root: Path, *, seed: int = 0, counts: Counts = DEFAULT) -> None:
     wanted = {"name": "tiny", "version": VERSION, "seed": seed, "counts": asdict(counts)}
     if min(asdict(counts).values()) < 1:
         raise Usage(f"{counts}: ask for 1 image or more of each")
+    sweep(root)
     there = _described(root)
     if there == wanted:
         return
     if root.exists() and there.get("name") != "tiny" and (not root.is_dir() or any(root.iterdir())):
         raise Usage(f"{root}: already there, and not tiny data: give another folder, or delete it first")
-    temporary = root.with_name(f".{root.name}.{os.getpid()}.tmp")
+    lock = root.with_name(f".{root.name}.lock")
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(root, error) from error
+    with locked(lock):  # whoever comes second finds the data of the first
+        try:
+            if _described(root) != wanted:
+                _write_all(root, wanted, seed=seed, counts=counts)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _write_all(root: Path, wanted: dict[str, object], *, seed: int, counts: Counts) -> None:
+    """See make_tiny."""
+    temporary = temporary_name(root)
     try:
         jobs = _jobs(temporary, seed, counts)
         with _one_opencv_thread():
@@ -136,7 +150,7 @@ def _swap(temporary: Path, root: Path) -> None:
     if not root.exists():
         temporary.rename(root)
         return
-    old = root.with_name(f".{root.name}.{os.getpid()}.old.tmp")
+    old = temporary_name(root, "old.tmp")
     root.rename(old)
     temporary.rename(root)
     shutil.rmtree(old)
@@ -166,15 +180,8 @@ def _each(
     """Do all jobs, on all cores unless `alone`; the bytes they write do not depend on that."""
     if alone:
         return [make(job) for job in progress(jobs, what, total=len(jobs))]
-    # Workers leave Ctrl-C to us.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            return list(progress(pool.map(make, jobs, chunksize=at_once), what, total=len(jobs)))
-        except BrokenProcessPool as error:
-            raise Failed("tiny: a worker process was killed (out of memory?): free some, run it again") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with processes("tiny: a worker") as pool:
+        return list(progress(pool.map(make, jobs, chunksize=at_once), what, total=len(jobs)))
 
 
 @contextmanager

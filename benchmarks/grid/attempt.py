@@ -1,25 +1,22 @@
 """One attempt at a job, in a process of its own: alone at it, its output in a log, its failure recorded."""
 
 import errno
-import fcntl
 import json
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pretrain.files import FREE_SPACE, Failed, lock_error, write_text
+from pretrain.files import FREE_SPACE, Failed, write_text
+from pretrain.locks import alone
 
 Outcome = Literal["done", "failed", "busy"]
-LOCK = struct.Struct("hhqqi")  # struct flock: type, whence, start, length, process
 
 
 class Job(Protocol):
@@ -83,6 +80,8 @@ def attempt(job: Job, *, folder: Path, number: int, threads: int, place: Path | 
     A failure is recorded and logged, not raised.
     """
     signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _stop)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit's warning that time is up: the checkpoint is there
     papers = Papers.of(job.name, folder)
     with alone(papers.lock) as ours, alone(place) if place else nullcontext(True) as free:
@@ -104,6 +103,8 @@ def attempt(job: Job, *, folder: Path, number: int, threads: int, place: Path | 
 
 def _stop(number: int, frame: Any) -> None:
     del number, frame
+    for ours in (signal.SIGTERM, signal.SIGHUP):  # the launcher sends it until we end, which takes what it takes
+        signal.signal(ours, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -136,31 +137,3 @@ def _told(error: Exception) -> tuple[int, str]:
         return 1, f"{error.filename or 'the disk'}: disk full: {FREE_SPACE}"
     traceback.print_exc()
     return 1, f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[bool]:
-    """Whether nobody else holds the lock `path`; if so, it is held until the end of this or of the process.
-
-    A POSIX lock: kill -9 frees it too, and a child that outlives its killed parent (a decoder of
-    images) does not keep it, as it would keep flock's. It holds across machines where the file system has locks.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            yield False
-        except OSError as error:  # a file system without locks
-            raise lock_error(path, error) from error
-        else:
-            yield True
-
-
-def holder(path: Path) -> int | None:
-    """The id of the process that holds the lock `path`, if another one does."""
-    asked = LOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
-    with suppress(FileNotFoundError), path.open("r+") as file:
-        kind, *_, process = LOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
-        return None if kind == fcntl.F_UNLCK else int(process)
-    return None

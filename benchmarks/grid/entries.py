@@ -100,11 +100,11 @@ def _described(value: Value, features: Value, said: dict[str, Value], own: tuple
 
 def once(value: Value, read: Callable[[Value], Read]) -> tuple[Read, ...]:
     """The entries of a list, each as `read` has it, that names nothing twice."""
-    found: list[Read] = []
+    found: dict[Read, None] = {}
     for entry in value.entries():
         if (said := read(entry)) in found:
             raise entry.wrong(f"{said} is given twice")
-        found.append(said)
+        found[said] = None
     return tuple(found)
 
 

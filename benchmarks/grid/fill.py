@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.grid.attempt import Failure, Papers, holder, read_failure
+from benchmarks.grid.attempt import Failure, Papers, read_failure
 from benchmarks.grid.cells import Cell
 from benchmarks.grid.display import Display, Durations, Pace, TimeLeft, last_line, stated
 from benchmarks.grid.encoders import Given, Places, Rescaling, Training
@@ -16,6 +16,7 @@ from benchmarks.grid.plan import Plan
 from benchmarks.grid.survey import Row, encoders
 from benchmarks.results import read_results
 from pretrain.files import Failed
+from pretrain.locks import holder, locked
 from pretrain.progress import log
 
 AGAIN_SECONDS = 2.0  # between two looks at a job that another process is at
@@ -274,7 +275,8 @@ def fill(plan: Plan, rows: list[Row], places: Places, *, kind: str, workers: int
         known: dict[str, float] = {}
         with suppress(Failed):  # a damaged result, which the table will name
             known = stated(read_results(places.results, recipe=plan.recipe))
-        Grid(plan, found, launcher=chosen, durations=Durations(known)).fill()
+        with locked(chosen.lock):
+            Grid(plan, found, launcher=chosen, durations=Durations(known)).fill()
     failed = [step for step in found.values() if step.standing == "failed"]
     for step in failed:
         log(f"{step.job.name}: {step.failure and step.failure.message} (log: {step.papers.log})")

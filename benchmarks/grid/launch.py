@@ -1,9 +1,11 @@
 """How jobs get their own processes: on this machine or through Slurm, both by submitit."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,9 +15,10 @@ from typing import Protocol
 
 import submitit
 
-from benchmarks.grid.attempt import Job, Outcome, Papers, attempt, holder
+from benchmarks.grid.attempt import Job, Outcome, Papers, attempt
 from benchmarks.grid.plan import Launch
 from pretrain.files import Failed, Missing, Usage, write_error
+from pretrain.locks import holder
 
 Handle = submitit.Job[Outcome]
 FOREVER = 60 * 24 * 365  # minutes: a local job has no time limit
@@ -28,6 +31,10 @@ class Launcher(Protocol):
     workers: int | None  # at once; None: as many as there are
     poll: float  # seconds between two looks
     began: float  # by the clock of the file system
+
+    @property
+    def lock(self) -> Path:
+        """Held while the grid is on its way."""
 
     def taken(self, slot: int) -> bool:
         """Whether a job that another grid started is in place `slot` of the workers."""
@@ -64,7 +71,10 @@ def last_words(handle: Handle) -> str:
 
 @dataclass
 class Local:
-    """Processes of this machine, at most `workers` at once, each with a GPU of its own if there are enough."""
+    """Processes of this machine, at most `workers` at once, each with a GPU of its own if there are enough.
+
+    They end when the grid does, even by kill -9, and its lock is free.
+    """
 
     folder: Path
     began: float
@@ -72,6 +82,11 @@ class Local:
     workers: int | None
     gpus: tuple[int, ...]
     poll: float = 0.25
+
+    @property
+    def lock(self) -> Path:
+        """See Launcher."""
+        return self.folder / "grid.lock"
 
     def place(self, slot: int) -> Path:
         """A lock of this machine's: that of a GPU, or of the jobs that share it; without GPUs that of a worker."""
@@ -85,11 +100,12 @@ class Local:
 
     def submit(self, job: Job, *, number: int, slot: int) -> Handle:
         """See Launcher."""
-        executor = submitit.LocalExecutor(self.folder)
+        words = [sys.executable, "-m", "benchmarks.grid.begin", str(self.lock)]
+        executor = submitit.LocalExecutor(self.folder, python=shlex.join(words))
         gpus = [self.gpus[slot % len(self.gpus)]] if self.gpus else []
         executor.update_parameters(timeout_min=FOREVER, gpus_per_node=len(gpus), visible_gpus=gpus)
         folder = _grid(self.folder)
-        with _environment(self.threads), _deaf_to_control_c():
+        with _environment(self.threads), _ignoring():
             return executor.submit(
                 attempt, job, folder=folder, number=number, threads=self.threads, place=self.place(slot)
             )
@@ -99,7 +115,7 @@ class Local:
         return {name for name, handle in handles.items() if handle.done()}
 
     def cancel(self, handles: Mapping[str, Handle]) -> None:
-        """See Launcher. SIGTERM, as the jobs are deaf to Ctrl-C; later SIGKILL, of submitit's process and the job."""
+        """See Launcher. SIGTERM, as the jobs ignore Ctrl-C; later SIGKILL, of submitit's process and the job."""
         end = time.monotonic() + GRACE
         left = set(handles)
         while left := left - self.over({name: handles[name] for name in left}):
@@ -123,6 +139,11 @@ class Slurm:
     workers: int | None = None
     poll: float = 3.0
     gone: set[str] = field(default_factory=set)  # not in the queue when it was last asked
+
+    @property
+    def lock(self) -> Path:
+        """See Launcher. Nobody looks at it: jobs in the queue outlive the grid."""
+        return self.folder / "grid.lock"
 
     def taken(self, slot: int) -> bool:
         """See Launcher. Slurm itself finds room."""
@@ -231,10 +252,10 @@ def _environment(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _deaf_to_control_c() -> Iterator[None]:
-    """What starts here ignores a terminal's Ctrl-C: it is for the grid, which then ends its jobs itself."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignoring() -> Iterator[None]:
+    """What starts here ignores a terminal's Ctrl-C and its end: they are for the grid, which then ends its jobs."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))  # ours come when this is over
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,15 +3,19 @@
 import math
 import os
 import re
+import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from pretrain.files import Failed, Missing, Usage
+from pretrain.files import NAME_BYTES, Failed, Missing, Usage
 
-NAME_BYTES = 255  # of a file's name, at most, on any file system of today
+PATH_BYTES = 4000  # of a path; Linux takes 4,095, and we append to it
+PLAN_BYTES = 100_000  # of a plan; the largest that ships has 1,300
+PLAN_VALUES = 100_000  # of a plan, once its aliases are followed
+REMEDY = "give a YAML file, or a shipped plan's name"
 MOST_DIGITS = 9
 
 
@@ -67,7 +71,13 @@ class Value:
     def path(self) -> Path:
         """A path; ~ is the home folder."""
         path = Path(self.text())
-        if any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts):
+        try:
+            encoded = os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise self.wrong(f"{str(path)!r}: a name that no file has") from error
+        if b"\0" in encoded or len(encoded) > PATH_BYTES:
+            raise self.wrong("a name that no file has")
+        if any(len(part) > NAME_BYTES for part in encoded.split(b"/")):
             raise self.wrong(f"a name of more than {NAME_BYTES} bytes, which no file has")
         try:
             return path.expanduser()
@@ -107,22 +117,48 @@ class Value:
 
 
 def read_lines(file: Path) -> Value:
-    """The top of a YAML file. Raises Missing when it is not there, Usage, naming the line, when it is not YAML."""
+    """The top of a YAML file. Raises Missing when it is not there, Usage, naming the line, when it is not YAML.
+
+    Nor is it read when it is no regular file, which may never end, or is larger than any plan.
+    """
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(_content(file), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise Usage(f"{file}{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Usage(f"{file}: not YAML: {str(error).splitlines()[0]}") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the latter two: from some escapes
+        raise Usage(f"{file}: not YAML: {(str(error) or 'damaged').splitlines()[0]}") from error
     except RecursionError as error:
         raise Usage(f"{file}: nested too deep for a plan") from error
     except OSError as error:
-        remedy = "give a YAML file, or a shipped plan's name"
-        raise Missing(f"{file}: cannot be read ({error.strerror}): {remedy}") from error
+        raise Missing(f"{file}: cannot be read ({error.strerror}): {REMEDY}") from error
     if node is None:
         raise Usage(f"{file}:1: empty: a plan needs recipe and methods")
+    if _values(node, {}) > PLAN_VALUES:
+        raise Usage(f"{file}: unfolds to more than {PLAN_VALUES} values by its aliases, so no plan: {REMEDY}")
     return Value(file, _line(node), "", node)
+
+
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node holds with its aliases followed; infinity if it holds itself. known: id → this."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for pair in inside for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(node)]
+
+
+def _content(file: Path) -> bytes:
+    """The bytes of a regular file of at most PLAN_BYTES. A pipe is opened too, but not waited for."""
+    handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Usage(f"{file}: not a regular file: {REMEDY}")
+        content = opened.read(PLAN_BYTES + 1)
+    if len(content) > PLAN_BYTES:
+        raise Usage(f"{file}: larger than {PLAN_BYTES} bytes, so no plan: {REMEDY}")
+    return content
 
 
 def _line(node: yaml.Node) -> int:

@@ -69,7 +69,7 @@ class Plan:
 def find_plan(name: str) -> Path:
     """A plan's file: `name` itself, or the shipped plan of that name."""
     shipped = {path.stem: path for path in sorted(PLANS.glob("*.yaml"))}
-    if Path(name).is_file() or name not in shipped:
+    if name not in shipped or Path(name).is_file():
         return Path(name)
     return shipped[name]
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import __version__ as pillow
 
 from pretrain.alexnet import AlexNet, Encoder, Receipt, load_encoder, mean_rgb
-from pretrain.files import Failed, atomic, locked, sha256, write_text
+from pretrain.files import Failed, atomic, sha256, write_text
+from pretrain.locks import locked
 from pretrain.progress import Progress, log
 from transfer.probes.descriptors import Descriptor
 from transfer.probes.images import CHUNK, Recipe, Split, data, splits, squares

@@ -1,7 +1,6 @@
 """The images and labels that probes read: VOC07, one square of pixels an image."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pretrain.files import digest
+from pretrain.workers import threads
 from transfer import Data, voc
 from transfer import Recipe as BaseRecipe
 from transfer.ranking import Labels
@@ -82,7 +82,7 @@ def square(pixels: voc.Bytes, side: int) -> voc.Bytes:
 
 def squares(paths: Sequence[Path], side: int) -> Iterator[NDArray[np.uint8]]:
     """Chunks of at most CHUNK×side×side×3, in the order of `paths`. Raises Missing or Failed, naming the file."""
-    with ThreadPoolExecutor(2) as pool:
+    with threads(2) as pool:
         for start in range(0, len(paths), CHUNK):
             read = pool.map(lambda path: square(voc.read_image(path), side), paths[start : start + CHUNK])
             yield np.stack(list(read))

@@ -6,7 +6,6 @@ converge; we solve the primal (LinearSVC, dual=False): the same problem, no rand
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from pretrain.files import Failed
 from pretrain.randomness import derived
+from pretrain.workers import threads
 from transfer import voc
 from transfer.ranking import Labels
 
@@ -83,7 +83,7 @@ def all_scores(
     def one(column: int) -> voc.Floats:
         return scores(train, labels[:, column], test, cost=costs[column], machine=machine)
 
-    with ThreadPoolExecutor(_workers()) as pool:  # liblinear leaves Python's lock while it trains
+    with threads(_workers()) as pool:  # liblinear leaves Python's lock while it trains
         return np.stack(list(pool.map(one, range(labels.shape[1]))), axis=1)
 
 
@@ -114,7 +114,7 @@ def validated(train: NDArray[np.floating], labels: Labels, machine: Machine, *, 
         rows, held_out = rotated(train[inside], train[outside])
         return rows, held_out, labels[inside], labels[outside]
 
-    with ThreadPoolExecutor(_workers()) as pool:
+    with threads(_workers()) as pool:
         parts = list(pool.map(part, folds(len(train), machine, seed=seed)))
     found: list[voc.Floats] = []
     for cost in machine.costs:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pretrain.files import load_checkpoint, save_checkpoint
+from pretrain.checkpoints import check_tensor, finite, load_checkpoint, restoring, save_checkpoint
 from pretrain.progress import Progress, log
 from transfer import Outcome, voc
 from transfer.probes import images, scores
@@ -41,7 +41,7 @@ def evaluate(source: Source, recipe: Recipe, devkit: Path, *, seed: int, work: P
     """
     features = read(source, recipe, devkit, work=work, device=device)
     labels = features.test.labels
-    done = load_checkpoint(work / "checkpoint.pt") or {}
+    done = _done(work / "checkpoint.pt", labels)
     metrics: dict[str, float] = {}
     kept = {}
     with Progress("svm", total=len(features.layers)) as shown:
@@ -62,6 +62,16 @@ def evaluate(source: Source, recipe: Recipe, devkit: Path, *, seed: int, work: P
     per_class = dict(zip(voc.CLASSES, average_precisions(found, labels, metric="sklearn"), strict=True))
     metrics |= scores.chance(labels, "map_sklearn")
     return Outcome(metrics, per_class, features.receipt, {**scores.per_image(found, labels), **kept})
+
+
+def _done(path: Path, labels: Labels) -> dict[str, tuple[torch.Tensor, float]]:
+    """Layer → scores and cross-validated mAP that a checkpoint holds. Raises Failed unless that is what they are."""
+    saved = load_checkpoint(path) or {}
+    with restoring(path):
+        for layer, (found, cv) in saved.items():
+            check_tensor(found, torch.zeros(labels.shape, dtype=torch.float64), layer)
+            finite({layer: cv}, layer)
+    return saved
 
 
 def _layer(
