@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from pretrain.files import Failed, Missing
 from transfer import voc
+from transfer.mat import read_mat
 
 ODD = 8  # masks in a row whose classes are not their annotations'; of the 1,411 of VOC2012 none is
 REMEDY = "replace the masks by those of VOC's SegmentationClass"
@@ -51,13 +51,11 @@ def read_truth(path: Path, *, size: tuple[int, int] | None = None) -> voc.Bytes:
     if not path.is_file():
         raise Missing(f"{path}: no such mask: complete SBD, then run the same command again")
     try:
-        mask = np.asarray(loadmat(str(path))["GTcls"]["Segmentation"][0, 0])
+        mask = read_mat(path, ["GTcls.Segmentation"])["GTcls.Segmentation"][0]
         labels = np.unique(mask)
         if mask.ndim != 2 or mask.dtype.kind not in "biuf" or not np.isin(labels, range(len(voc.CLASSES) + 1)).all():
             raise ValueError(f"{mask.dtype} of shape {mask.shape}, labels up to {labels.max(initial=0)}")
-    except MemoryError:
-        raise
-    except Exception as error:  # SciPy raises many kinds
+    except (KeyError, IndexError, ValueError) as error:
         raise Failed(f"{path}: not a readable SBD mask ({error}): replace the file") from error
     if size is not None and mask.shape != size:
         raise Failed(f"{path}: a mask {mask.shape} for an image {size} (height, width): replace the mask")

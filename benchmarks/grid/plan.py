@@ -16,7 +16,6 @@ Everything is checked before anything starts; an error names the file and the li
     launch: {workers: 2, threads: 1}
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +24,7 @@ from benchmarks import commands
 from benchmarks.grid.entries import KINDS, Entry, Written, at, once, read_method, resolve
 from benchmarks.grid.lines import Value, read_lines
 from benchmarks.run import read_data
+from benchmarks.values import bench_data
 from transfer import TASKS, Data, find_recipe
 from transfer import tasks as known_tasks
 from transfer.voc import find_devkit
@@ -128,7 +128,7 @@ def _data(value: Value | None, recipe: str, given: Path | None) -> tuple[Path, b
         return given, False
     if recipe.split("-")[0] == "tiny":
         return (value.path(), False) if value else (commands.default_data(recipe), True)
-    if value and "BENCH_DATA" not in os.environ:
+    if value and bench_data() is None:
         return value.path(), False
     return commands.default_data(recipe), False
 
