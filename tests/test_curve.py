@@ -311,8 +311,12 @@ def test_what_cannot_be_scored_is_refused_before_anything_is(
 
 def test_a_damaged_provenance_is_named(scored: Path, tmp_path: Path) -> None:
     for said in ({"layers": {"conv1": {"dead": "x"}}}, {"layers": [1]}, {"iterations": "2"}, {"batch": None}):
-        put(tmp_path, result(scored, f"{ROW}-at-2"), label="a", **said)
-        with pytest.raises(Failed, match=r"svm-seed0\.json: not a result file"):
+        put(tmp_path, result(scored, f"{ROW}-at-2"), label="a")
+        (path,) = tmp_path.glob("tiny/*/svm-seed0.json")
+        damaged = json.loads(path.read_text())
+        damaged["encoder"]["provenance"] |= said
+        path.write_text(json.dumps(damaged))
+        with pytest.raises(Failed, match=r"svm-seed0\.json: "):
             read(tmp_path, recipe="tiny")
         shutil.rmtree(tmp_path / "tiny")
 
