@@ -12,6 +12,7 @@ from PIL import Image
 from benchmarks import data
 from benchmarks.embedded import tiny
 from benchmarks.embedded.scenes import CLASSES, scene
+from pretrain import Folders, labels
 from pretrain.files import Failed, Usage, digest
 from pretrain.randomness import derived
 from transfer import voc
@@ -79,7 +80,9 @@ def test_layout(made: Path) -> None:
 
 def test_the_folders_of_images_are_the_leads_each_equally_often(made: Path) -> None:
     folders = {path.name: sorted(image.stem for image in path.glob("*.jpg")) for path in (made / "images").iterdir()}
-    assert {name: len(images) for name, images in folders.items()} == dict.fromkeys(CLASSES, FEW.unlabelled // 20)
+    assert {name: len(images) for name, images in folders.items()} == dict.fromkeys(
+        ["railway" if name == "train" else name for name in CLASSES], FEW.unlabelled // 20
+    )
     job = next(job for job in tiny._jobs(made, 0, FEW) if job.part == "images" and job.index == 25)
     assert job.image_id in folders[tiny._lead(job)]
     # Painted again, with that class in front, it is that very image: its folder is what it shows.
@@ -88,6 +91,10 @@ def test_the_folders_of_images_are_the_leads_each_equally_often(made: Path) -> N
     shown = np.asarray(Image.open(made / "images" / tiny._lead(job) / f"{job.image_id}.jpg"))
     assert abs(again.image.astype(int) - shown).mean() < 8  # JPEG; of another scene it is 50
     assert tiny._lead(job) in {item.name for item in again.objects if not item.difficult}
+
+
+def test_the_folders_of_images_are_classes_to_learn(made: Path) -> None:
+    assert "20 class labels" in labels.source(Folders(images=(made / "images",))).supervision
 
 
 def test_class_lists_say_what_the_annotations_say(made: Path) -> None:
