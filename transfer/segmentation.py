@@ -56,7 +56,7 @@ PREPARED_ON = 32  # images
 SHRUNK: dict[str, Any] = {"train": "train", "conv1_pad": 20, "fc6_pad": 3, "width": 512, "accumulate": 4}
 SHRUNK |= {"dropout": 0.0, "rate": 4e-3, "prepared": True, "trunk_rate": 0.3}
 RECIPES = {
-    "tiny": Recipe("tiny", test="val", side=128, background_weight=0.15, iterations=240, **SHRUNK),
+    "tiny": Recipe("tiny", test="val", side=128, background_weight=0.15, iterations=160, **SHRUNK),
     "quick": Recipe("quick", test="seg11valid", side=224, background_weight=0.1, iterations=500, **SHRUNK),
     "paper": Recipe("paper", train="sbd", test="seg11valid", score_every=4000),
 }
