@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pretrain.npy import check_zip
+
 MOST = 256 * 2**20  # bytes unpacked; full VOC07's, of any task, have under 20 MB
-PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile bounds what these unpack to, not the others
 # What numpy writes before an array of numbers. Its own reader would build whatever type a header describes.
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00(?s:..)\{'descr': '([<|][biuf][1248])', 'fortran_order': (True|False), "
@@ -31,12 +32,8 @@ def unpacked(text: str) -> dict[str, NDArray[Any]]:
     """What `packed` packed. Raises ValueError when it is damaged, unpacks to more than MOST or holds anything else."""
     try:
         with zipfile.ZipFile(io.BytesIO(base64.b64decode(text, validate=True))) as file:
-            members = file.infolist()
-            if sum(one.file_size for one in members) > MOST or any(
-                one.compress_type not in PACKINGS for one in members
-            ):
-                raise ValueError(f"more than {MOST:,} bytes, or in a packing that is not ours")
-            return {one.filename.removesuffix(".npy"): _array(file.read(one)) for one in members}
+            check_zip(file, most=MOST)
+            return {one.filename.removesuffix(".npy"): _array(file.read(one)) for one in file.infolist()}
     except Exception as error:  # zipfile, zlib and numpy raise many kinds
         raise ValueError(f"damaged per-image scores ({error})") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from pretrain.files import FREE_SPACE, Failed, Usage
+from pretrain.listing import escaped
 
 OURS = ("pretrain", "transfer", "benchmarks")
 LONGEST = 2_000  # characters of a line
@@ -63,5 +64,5 @@ def _log(error: Exception, command: str, runs: Path | None) -> str:
 
 def one_line(text: str) -> str:
     """The text on a line that every terminal can show: other characters as \\x1b, \\udce9."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split("\n")))
+    shown = escaped(" ".join(text.split("\n")))
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

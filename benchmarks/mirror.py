@@ -8,6 +8,8 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from pretrain.contents import printable
+
 TIMEOUT = 30.0  # seconds without a byte
 ANSWER = 60.0  # seconds for the head of an answer
 LARGEST = 2**32  # bytes: no known file has a sixth of that
@@ -77,7 +79,8 @@ def opened(url: str, have: int, tag: str) -> Any:
 
 
 def short(text: str) -> str:
-    return "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))[:200]
+    """What a server says, on one line that is not long."""
+    return printable(" ".join(text.split()))[:200]
 
 
 def start(response: Any) -> int:

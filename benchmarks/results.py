@@ -1,15 +1,14 @@
 """Result files: one JSON per run, whose path follows from its identity and whose identity is inside."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.arrays import packed as packed
 from benchmarks.arrays import unpacked as unpacked
-from benchmarks.result_checks import check_result
+from benchmarks.result_checks import SCORE, check_result
 from pretrain import row_name
-from pretrain.files import Failed, write_text
+from pretrain.files import Failed, read_bounded, write_text
 from pretrain.listing import data_in
 from pretrain.progress import log
 from transfer import Data
@@ -46,7 +45,7 @@ def write_result(path: Path, result: Result) -> None:
         raise Failed(f"{path}: a result with missing or unknown keys: {sorted(missing)}")
     scores = result["per_class"] | result["metrics"]
     for name, value in scores.items():
-        if not _score(value) and not (value is None and name in result["per_class"]):
+        if not SCORE(value) and not (value is None and name in result["per_class"]):
             raise Failed(f"{path}: nothing recorded: {name} is {value}, {UNDEFINED}")
     try:
         check_result(result)
@@ -57,10 +56,6 @@ def write_result(path: Path, result: Result) -> None:
 
 
 UNDEFINED = "no score between 0 and 1; check that the test images show objects (`bench data check`), and the encoder"
-
-
-def _score(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and -1e-9 <= value <= 1 + 1e-9
 
 
 def read_result(path: Path) -> Result:
@@ -98,12 +93,9 @@ def _content(path: Path) -> str:
     try:
         if not path.is_file():  # a FIFO would block
             raise ValueError("no file" if path.exists() else "it links to nothing")
-        with path.open("rb") as file:
-            content = file.read(MOST + 1)
+        content = read_bounded(path, most=MOST)
     except OSError as error:
         raise Failed(f"cannot be read, {error.strerror or error}") from error
-    if len(content) > MOST:
-        raise ValueError(f"more than {MOST:,} bytes")
     return content.decode("utf-8")
 
 

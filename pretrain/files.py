@@ -128,6 +128,15 @@ def lock_error(path: Path, error: OSError) -> Failed:
     return Failed(f"{path}: cannot be locked ({error.strerror}): give --runs on another file system")
 
 
+def read_bounded(path: Path, *, most: int) -> bytes:
+    """The bytes of a file. Raises ValueError when they are more than `most`, and OSError."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with atomic(path) as temporary:

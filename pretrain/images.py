@@ -34,11 +34,6 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find_images(folder: Path) -> list[Path]:
-    """The images that pre-training may see in `folder`, sorted. Raises as list_images does."""
-    return list(list_images(folder).files)
-
-
 def list_images(folder: Path) -> Listing:
     """The images that pre-training may see in `folder`, sorted, and what was not looked at.
 

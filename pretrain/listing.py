@@ -146,6 +146,11 @@ def data_in(paths: Iterable[Path]) -> list[Path]:
 def printable(path: Path | str) -> str:
     """A path or name as text that every terminal and log can print on one line: other bytes as \\xe9, \\n."""
     text = os.fsencode(str(path)).decode("utf-8", "backslashreplace")
+    return escaped(text)
+
+
+def escaped(text: str) -> str:
+    """The text with what no terminal shows as \\x1b, \\n, \\udce9."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -41,11 +41,11 @@ def read_header(file: IO[bytes], *, size: int) -> np.dtype[Any]:
     return kind
 
 
-def check_zip(archive: zipfile.ZipFile) -> None:
-    """Raise ValueError where a zip unpacks to more than LARGEST, or in a way that has no bound."""
-    entries = archive.infolist()
-    if sum(entry.file_size for entry in entries) > LARGEST:
-        raise ValueError(f"more than {LARGEST:,} bytes when unpacked")
+def check_zip(archive: zipfile.ZipFile, *, most: int | None = None) -> None:
+    """Raise ValueError where a zip unpacks to more than `most` (LARGEST) bytes, or in a way that has no bound."""
+    entries, most = archive.infolist(), LARGEST if most is None else most
+    if sum(entry.file_size for entry in entries) > most:
+        raise ValueError(f"more than {most:,} bytes when unpacked")
     if any(entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
         raise ValueError("in another packing than stored or deflated")
 

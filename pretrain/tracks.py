@@ -33,11 +33,6 @@ Frame = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # x, y, width, height
 
 
-def find_videos(folder: Path) -> list[Path]:
-    """The videos in `folder`, sorted. Raises as list_videos does."""
-    return list(list_videos(folder).files)
-
-
 def list_videos(folder: Path) -> Listing:
     """The videos in `folder`, sorted, and what was not looked at. Raises Missing when there is none."""
     real_folder(folder, remedy="give --videos another folder")

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pretrain.files import Failed
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
-LOOK_SECONDS = 0.5  # between two looks at the parent, where the system does not tell
+LOOK_SECONDS = 0.5  # between two looks at what the system does not tell
 
 
 @contextmanager
@@ -67,10 +67,16 @@ def die_with(parent: int) -> None:
 
 def watch_parent() -> None:
     """The same by looking, now and then: for what some thread of the parent may have started."""
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    parent = os.getppid()
+    die_when(lambda: os.getppid() != parent)
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
-    os.kill(os.getpid(), signal.SIGKILL)
+def die_when(over: Callable[[], bool]) -> None:
+    """Kill this process once `over` says so, which a thread asks now and then."""
+
+    def watch() -> None:
+        while not over():
+            time.sleep(LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

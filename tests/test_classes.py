@@ -8,7 +8,7 @@ import pytest
 from pretrain import Folders
 from pretrain.classes import Sorted, sort_classes, split_of
 from pretrain.files import Failed, Missing
-from pretrain.images import find_images, find_noted
+from pretrain.images import find_noted, list_images
 from pretrain.labels import source
 
 
@@ -154,9 +154,9 @@ def test_ids_that_are_no_names_are_refused(ids: str, tmp_path: Path) -> None:
     write(tmp_path, "JPEGImages/000001.jpg", "ImageSets/Main/trainval.txt")
     (lists / "trainval.txt").write_text(ids)
     with pytest.raises(Failed, match=r"trainval\.txt: .*: not the id of an image: correct the list"):
-        find_images(tmp_path)
+        list_images(tmp_path)
     (lists / "trainval.txt").write_text("000001\n", encoding="utf-16")
-    assert [path.name for path in find_images(tmp_path)] == ["000001.jpg"]
+    assert [path.name for path in list_images(tmp_path).files] == ["000001.jpg"]
 
 
 def test_a_voc_years_folder_has_no_classes(tmp_path: Path) -> None:
@@ -174,4 +174,4 @@ def test_a_link_to_vocs_images_is_vocs_images(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photos").symlink_to(tmp_path / "VOC2007" / "JPEGImages")
     with pytest.raises(Missing, match=r"VOC images, but no ImageSets/Main/trainval\.txt"):
-        find_images(tmp_path / "mine")
+        list_images(tmp_path / "mine")

@@ -21,9 +21,9 @@ from pretrain.images import (
     centre_crop,
     crop_and_mirror,
     find_all,
-    find_images,
     held_out_batches,
     last_groups,
+    list_images,
     split,
     still_images,
 )
@@ -69,14 +69,14 @@ def test_images_are_found_below_and_sorted(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
-    assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == expected
+    assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path).files] == expected
 
 
 def test_of_a_voc_year_only_trainval_is_seen(tmp_path: Path) -> None:
     year = tmp_path / "VOC2012"
     write_year(year, "2008_000002\n2007_000032\n\n2008_000007  1\n",
                ["2008_000002", "2007_000032", "2008_000007", "2008_000099", "2010_000001"])  # fmt: skip
-    assert [path.name for path in find_images(year)] == ["2008_000002.jpg", "2008_000007.jpg"]
+    assert [path.name for path in list_images(year).files] == ["2008_000002.jpg", "2008_000007.jpg"]
     store = opened([year], tmp_path / "stores").store
     assert (store.images, store.skipped, store.name) == (2, 0, "VOC2012")
 
@@ -84,7 +84,7 @@ def test_of_a_voc_year_only_trainval_is_seen(tmp_path: Path) -> None:
 def test_a_trainval_of_voc2007_images_alone_is_empty(tmp_path: Path) -> None:
     write_year(tmp_path / "VOC2012", "2007_000032\n", ["2007_000032", "2008_000001"])
     with pytest.raises(Missing) as caught:
-        find_images(tmp_path / "VOC2012")
+        list_images(tmp_path / "VOC2012")
     one_line(caught, tmp_path / "VOC2012")
 
 
@@ -95,7 +95,7 @@ def test_of_a_voc_tree_without_its_lists_nothing_is_seen(part: str, tmp_path: Pa
     if part == "VOC2007":  # as the test archive alone unpacks
         (tmp_path / "VOC2007/ImageSets/Main/trainval.txt").rename(tmp_path / "VOC2007/ImageSets/Main/test.txt")
     with pytest.raises(Missing, match=r"trainval\.txt") as caught:
-        find_images(tmp_path / part)
+        list_images(tmp_path / part)
     one_line(caught, tmp_path / part)
 
 

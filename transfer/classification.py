@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pretrain.alexnet import CAFFENET, AlexNet, Architecture, Encoder, Receipt, load_encoder, mean_rgb
 from pretrain.checkpoints import checkpoint_due, ended, load_checkpoint, restore, save_checkpoint
-from pretrain.files import Failed, digest
+from pretrain.files import Failed
 from pretrain.fillers import filled
 from pretrain.precision import autocast, widened
 from pretrain.progress import Progress, progress
@@ -136,12 +136,8 @@ def _split(year: Path, ids: list[str]) -> Split:
 
 def data(recipe: Recipe, devkit: Path) -> Data:
     """Digest the lists, images and XML of both splits. Raises Missing, naming what is not there."""
-    (train, test), year = _ids(recipe, devkit), devkit / recipe.year
-    paths = {path(year, name) for name in (*train, *test) for path in (voc.image_path, voc.annotation_path)}
-    lists = {year / "ImageSets" / "Main" / f"{split}.txt" for split in (recipe.train_split, recipe.test_split)}
-    counts = {"train": len(train), "test": len(test)}
-    split, sha256 = f"{recipe.train_split} → {recipe.test_split}", digest(devkit, paths | lists)
-    return Data(split, counts, sha256, voc.sources(paths))
+    train, test = _ids(recipe, devkit)
+    return voc.labelled(devkit, recipe.year, train=(recipe.train_split, train), test=(recipe.test_split, test))
 
 
 def evaluate(encoder: Encoder, recipe: Recipe, devkit: Path, *, seed: int, work: Path, device: torch.device) -> Outcome:

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from pretrain.files import Failed, Missing
+from pretrain.files import Failed, Missing, digest
 from pretrain.listing import read_text
-from transfer import voc_mask, voc_xml
+from transfer import Data, voc_mask, voc_xml
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -116,7 +116,6 @@ def mask_path(year: Path, image_id: str) -> Path:
 
 def read_image(path: Path) -> Bytes:
     """H×W×3 uint8, RGB. Raises Missing or Failed, naming the file, when it cannot be decoded whole, or has 16 bits."""
-
     return _decode(path, _pixels, formats=FORMATS)
 
 
@@ -170,6 +169,15 @@ def sources(paths: Iterable[Path]) -> dict[str, str]:
     """For Data.sources: whether annotations among `paths` say "difficult" in words, which once were read as "no"."""
     said = sum(bool(voc_xml.IN_WORDS.search(path.read_bytes())) for path in paths if path.suffix == ".xml")
     return {"difficult": f"written in words in {said} annotations"} if said else {}
+
+
+def labelled(devkit: Path, year: str, *, train: tuple[str, Sequence[str]], test: tuple[str, Sequence[str]]) -> Data:
+    """Images, annotations and lists of two splits of Main, each a name and the ids that are read, digested."""
+    folder, ids = devkit / year, (*train[1], *test[1])
+    paths = {path(folder, name) for name in ids for path in (image_path, annotation_path)}
+    lists = {folder / "ImageSets" / "Main" / f"{split}.txt" for split, _ in (train, test)}
+    counts = {"train": len(train[1]), "test": len(test[1])}
+    return Data(f"{train[0]} → {test[0]}", counts, digest(devkit, paths | lists), sources(paths))
 
 
 def _label(name: str) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from pretrain.files import read_bounded
+
 Element = ElementTree.Element
 MOST = 16 * 2**20  # bytes; VOC's longest is 20 kB
 SIDES = 100_000  # pixels
@@ -48,13 +50,9 @@ class _Builder(ElementTree.TreeBuilder):
 def read(path: Path) -> bytes:
     """The bytes of a file. Raises ValueError when they are too many, or the system's error in words."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST + 1)
+        return read_bounded(path, most=MOST)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    if len(content) > MOST:
-        raise ValueError(f"more than {MOST:,} bytes")
-    return content
 
 
 def parse(content: bytes) -> Parsed:

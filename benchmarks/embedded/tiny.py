@@ -37,7 +37,7 @@ from pretrain.locks import locked
 from pretrain.progress import progress
 from pretrain.randomness import derived
 from pretrain.workers import processes
-from transfer import voc
+from transfer import voc, voc_mask
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -268,7 +268,7 @@ def _write_masks(year: Path, image_id: str, painted: Scene) -> None:
         path = year / kind / f"{image_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture = Image.fromarray(labels)
-        picture.putpalette(_palette())
+        picture.putpalette(voc_mask.COLOURS.ravel().tolist())
         picture.save(path)
 
 
@@ -287,16 +287,6 @@ def _label_images(painted: Scene) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]
     for labels in (classes, instances):
         labels[around & (instances == 0)] = voc.VOID
     return classes, instances
-
-
-def _palette() -> list[int]:
-    """The official VOC colour map, 256 × RGB: the bits of a label dealt out to the three channels."""
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            level = (np.arange(256) >> (3 * bit + channel)) & 1
-            colours[:, channel] |= (level << (7 - bit)).astype(np.uint8)
-    return [int(value) for value in colours.ravel()]
 
 
 # ---- ImageSets ----

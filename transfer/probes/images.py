@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pretrain.files import digest
 from pretrain.workers import threads
 from transfer import Data, voc
 from transfer import Recipe as BaseRecipe
@@ -63,13 +62,8 @@ def _ids(recipe: Recipe, year: Path) -> tuple[list[str], list[str]]:
 
 def data(recipe: Recipe, devkit: Path) -> Data:
     """Digest the lists, images and XML of both splits. Raises Missing, naming what is not there."""
-    year = devkit / recipe.year
-    train, test = _ids(recipe, year)
-    paths = {path(year, name) for name in (*train, *test) for path in (voc.image_path, voc.annotation_path)}
-    lists = {year / "ImageSets" / "Main" / f"{split}.txt" for split in (recipe.train_split, recipe.test_split)}
-    counts = {"train": len(train), "test": len(test)}
-    split, sha256 = f"{recipe.train_split} → {recipe.test_split}", digest(devkit, paths | lists)
-    return Data(split, counts, sha256, voc.sources(paths))
+    train, test = _ids(recipe, devkit / recipe.year)
+    return voc.labelled(devkit, recipe.year, train=(recipe.train_split, train), test=(recipe.test_split, test))
 
 
 def square(pixels: voc.Bytes, side: int) -> voc.Bytes:
